@@ -1,0 +1,41 @@
+# Every target builds .venv by itself the first time and is quick afterwards.
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench environment clean
+
+environment: $(READY)
+
+# Python 3.12 where one runs (also one that pyenv keeps), else python3, which must be 3.11 or newer.
+$(READY): requirements.txt
+	@set -e; \
+	for candidate in python3.12 $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python 2>/dev/null) python3; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then chosen="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then echo "ps_jax needs Python 3.11 or newer; none was found" >&2; exit 1; fi; \
+	echo "building $(VENV) with $$chosen ($$("$$chosen" -V)); about two minutes, once"; \
+	rm -rf $(VENV); "$$chosen" -m venv $(VENV); \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+	touch $(READY)
+
+demo: $(READY)
+	$(PYTHON) train.py --config configs/spnet_demo.py --workdir runs/demo
+	$(PYTHON) eval.py --workdir runs/demo
+
+test: $(READY)
+	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(READY)
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy ps_jax input_pipeline kernels
+
+bench: $(READY)
+	$(PYTHON) -m benchmarks.training_step
+
+clean:
+	rm -rf $(VENV) .cache
