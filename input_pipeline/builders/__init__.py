@@ -1,0 +1,9 @@
+"""TensorFlow Datasets builders over the readers of disk layouts.
+
+Importing this package imports tensorflow_datasets, so the rest of the input pipeline imports it only where
+it prepares data.
+"""
+
+from input_pipeline.builders._person_search import CocoJson, CuhkSysu, PersonSearchBuilder, Prw
+
+__all__ = ["CocoJson", "CuhkSysu", "PersonSearchBuilder", "Prw"]

@@ -1,0 +1,28 @@
+"""Boxes: `xyxy` in absolute pixels of the resized image, float32, always with fixed shapes and masks."""
+
+from ps_jax.boxes.anchors import cell_anchors, pyramid_anchors
+from ps_jax.boxes.coder import clip_boxes, decode, encode, large_enough
+from ps_jax.boxes.matching import BACKGROUND, IGNORED, match_anchors
+from ps_jax.boxes.overlap import area, elementwise_giou, elementwise_iou, pairwise_giou, pairwise_iou
+from ps_jax.boxes.sampling import Order, random_order, sample_balanced, sample_indices
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORED",
+    "Order",
+    "area",
+    "cell_anchors",
+    "clip_boxes",
+    "decode",
+    "elementwise_giou",
+    "elementwise_iou",
+    "encode",
+    "large_enough",
+    "match_anchors",
+    "pairwise_giou",
+    "pairwise_iou",
+    "pyramid_anchors",
+    "random_order",
+    "sample_balanced",
+    "sample_indices",
+]

@@ -1,0 +1,9 @@
+"""Losses, element by element or row by row; the systems sum, weight and normalise them."""
+
+from ps_jax.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
+from ps_jax.losses.giou import giou_loss as giou_loss
+from ps_jax.losses.oim import InstanceMemory as InstanceMemory
+from ps_jax.losses.oim import empty_memory as empty_memory
+from ps_jax.losses.oim import oim_loss as oim_loss
+from ps_jax.losses.oim import update_memory as update_memory
+from ps_jax.losses.smooth_l1 import smooth_l1 as smooth_l1

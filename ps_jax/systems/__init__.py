@@ -1,0 +1,29 @@
+"""Person-search systems, all behind the interface of `System`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ps_jax.errors import ConfigError
+from ps_jax.systems._system import System as System
+from ps_jax.systems.spnet import SPNet as SPNet
+from ps_jax.systems.spnet import SPNetSystem as SPNetSystem
+
+_SYSTEMS = {system.name: system for system in (SPNetSystem,)}
+
+
+def build_system(name: str, model: Mapping[str, Any]) -> System:
+    """Builds a system by its name.
+
+    Args:
+      name: for example "spnet".
+      model: keyword arguments of the system's module.
+
+    Returns:
+      The system.
+
+    Raises:
+      ConfigError: if there is no such system, or its module has no such argument or lacks one.
+    """
+    if name not in _SYSTEMS:
+        raise ConfigError(f"There is no system {name!r}. Choose one of: {', '.join(sorted(_SYSTEMS))}.")
+    return _SYSTEMS[name](model)

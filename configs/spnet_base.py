@@ -1,0 +1,120 @@
+"""What the SPNet configs share (Jaffe and Zakhor, "Swap Path Network", WACV 2025).
+
+`prw`, `cuhk_sysu` and `coco_json` have the paper's settings: ConvNeXt-T, 512 x 512 crops, batches of 8, 30 epochs a phase.
+`streets`, the default, is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops, a higher
+learning rate because the trunk starts from scratch.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ps_jax.errors import ConfigError
+
+DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json")
+
+
+def base(dataset: str) -> ConfigDict:
+    """Everything but the phases, for one of `DATASETS`.
+
+    Raises:
+      ConfigError: there is no such data set.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(
+            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of {', '.join(DATASETS)}"
+        )
+    small = dataset == "streets"
+    config = ConfigDict()
+    config.system = "spnet"
+    config.seed = 0
+    config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
+    config.weights = ""  # trunk weights to start from, .npz or .safetensors with torchvision's names
+
+    config.model = ConfigDict(
+        {
+            "trunk": "mobilenet_v2" if small else "convnext_tiny",
+            "embedding_dim": 128,
+            "reid_dim": 128,
+            "oim_scale": 30.0,
+            "oim_momentum": 0.5,
+            "queue_size": {"cuhk_sysu": 5000}.get(dataset, 500),  # CHOSEN for coco_json and streets
+        }
+    )
+    config.data = ConfigDict(
+        {
+            "source": dataset,
+            "dir": "data/streets" if small else "",
+            "resize": (240, 320) if small else (900, 1500),  # short side, unless the long side would exceed the second
+            "max_people": 16 if small else 64,
+            "streets": {"layout": "cuhk_sysu", "seed": 0},  # options of input_pipeline.streets.StreetsOptions
+        }
+    )
+    config.eval = ConfigDict(
+        {
+            "mode": "oc",  # "qc" searches query by query
+            "batch_size": 1,
+            "galleries": ("default",),  # names of galleries, or "all"
+            "query": "box",  # the query's feature is taken at its box
+            "similarity": "cosine",
+            "score_threshold": 0.5,
+            "detection_threshold": 0.5,
+            "iou": "variable",  # min(0.5, wh / ((w + 10) (h + 10)))
+            "cross_camera": False,
+            "min_frame_gap": 0,
+            "true_boxes": True,
+            "cbgm": {"k1": 0, "k2": 0},
+            "pictures": 20,
+        }
+    )
+    return config
+
+
+def pretrain(dataset: str) -> ConfigDict:
+    """Query-centric pre-training (section 3.2): two views of each scene, slow trunk, strong scaling."""
+    small = dataset == "streets"
+    return ConfigDict(
+        {
+            "model": {"mode": "qc", "pairs_per_batch": 32, "samples_per_pair": 64},
+            "augmentation": "rrc_scale",
+            "scale_range": (0.75, 1.5) if small else (1.5, 3.0),  # paper: 0.5..2, released code: 1.5..3
+            "crop": 192 if small else 512,
+            "views": 2,
+            "batch_size": 8,
+            "epochs": 6.0 if small else 30.0,
+            "learning_rate": 1e-3 if small else 1e-4,
+            "weight_decay": 1e-3,
+            "backbone_learning_rate": 1e-3 if small else 1e-5,  # from scratch there is nothing to be gentle with
+            "backbone_weight_decay": 0.0,
+            **_common(small),
+        }
+    )
+
+
+def finetune(dataset: str) -> ConfigDict:
+    """Object-centric training with online instance matching."""
+    small = dataset == "streets"
+    return ConfigDict(
+        {
+            "model": {"mode": "oc", "samples_per_image": 128},
+            "augmentation": "rrc2",
+            "crop": 192 if small else 512,
+            "views": 1,
+            "batch_size": 8,
+            "epochs": 12.0 if small else 30.0,
+            "learning_rate": 1e-3 if small else 1e-4,
+            "weight_decay": 5e-4,
+            "backbone_learning_rate": placeholder(float),  # none: as the rest
+            "backbone_weight_decay": placeholder(float),
+            **_common(small),
+        }
+    )
+
+
+def _common(small: bool) -> dict:
+    return {
+        "warmup_steps": placeholder(int),  # none: min(1000, steps of an epoch - 1)
+        "clip_norm": 10.0,
+        "log_every": 10 if small else 20,
+        "checkpoint_every": 100 if small else 1000,
+        "evaluate_every": 0,  # steps; 0 evaluates at the end only
+    }

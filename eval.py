@@ -1,0 +1,49 @@
+"""Evaluates a trained system: detection, search, pictures.
+
+    python eval.py --workdir runs/spnet_qc [--phase finetune] [--mode qc] [--galleries all]
+                   [--min_frame_gap 125] [--cross_camera] [--cbgm 10,3] [--config.x.y=value ...]
+
+What is not named is as the configuration of the training has it. Exit code 2: something the user can mend
+(one message on stderr).
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+from ps_jax.errors import PersonSearchError
+
+
+def main(arguments: list[str]) -> None:
+    from ps_jax.evaluation.options import evaluation_config, output_directory, parse_arguments
+
+    options, changes = parse_arguments(__doc__, arguments)
+    config = evaluation_config(options, changes)
+
+    from input_pipeline import open_source
+    from ps_jax.evaluation import evaluate
+    from ps_jax.systems import build_system
+    from ps_jax.training import compute_dtype, enable_compilation_cache, load_variables
+
+    enable_compilation_cache()
+    variables, meta = load_variables(options.workdir, options.phase, options.checkpoint)
+    system = build_system(meta["system"], {**meta["model"], "dtype": compute_dtype(config.precision)})
+    out = output_directory(options, meta)
+    provenance = {
+        "phase": meta["phase"],
+        "checkpoint_step": meta["step"],
+        "config": hashlib.sha256(json.dumps(meta["config"], sort_keys=True).encode()).hexdigest()[:12],
+    }
+    source = open_source(config.data)
+    evaluate(system, variables, source, config.eval, out, partition=options.partition, provenance=provenance)
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings
+    try:
+        main(sys.argv[1:])
+    except PersonSearchError as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,146 @@
+"""Where a run's scenes and batches come from: a data set on disk, or prepared arrays."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from input_pipeline.arrays import ArraysSource
+from input_pipeline.plan import steps_per_epoch
+from input_pipeline.scenes import Split
+from ps_jax.errors import ConfigError
+from ps_jax.interface import Batch
+
+
+class Source(Protocol):
+    """What the trainer and the evaluator take their data from."""
+
+    def split(self, partition: str) -> Split:
+        """The records of "train" or "test"."""
+
+    def steps_per_epoch(self, phase: Any) -> int:
+        """Batches in one pass over the training scenes."""
+
+    def train_batches(
+        self, phase: Any, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Batch]:
+        """The endless training stream from a step on; see `input_pipeline.batches.train_batches`."""
+
+    def scene_batches(
+        self, partition: str, resize: tuple[int, int] | None = None, batch_size: int = 1
+    ) -> Iterator[Batch]:
+        """Every scene once; see `input_pipeline.batches.scene_batches`. None is the run's own resize."""
+
+
+class DiskSource:
+    """Decodes and augments the pictures of a data set with tf.data.
+
+    Args:
+      data: `config.data`: `max_people` and `resize`.
+      read: partition -> its records.
+    """
+
+    def __init__(self, data: Any, read: Callable[[str], Split]):
+        self._resize = tuple(data.resize)
+        self._max_people = data.max_people
+        self._read = read
+        self._splits: dict[str, Split] = {}
+
+    def split(self, partition: str) -> Split:
+        """The records of "train" or "test", read once."""
+        if partition not in self._splits:
+            self._splits[partition] = self._read(partition)
+        return self._splits[partition]
+
+    def steps_per_epoch(self, phase: Any) -> int:
+        """Batches in one pass over the training scenes; the last, incomplete one is dropped."""
+        return steps_per_epoch(len(self.split("train").scenes), phase)
+
+    def train_batches(
+        self, phase: Any, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Batch]:
+        """The endless training stream from a step on; see `input_pipeline.batches.train_batches`."""
+        from input_pipeline.batches import train_batches
+
+        return train_batches(
+            self.split("train"),
+            phase,
+            resize=self._resize,
+            max_people=self._max_people,
+            seed=seed,
+            start_step=start_step,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    def scene_batches(
+        self, partition: str, resize: tuple[int, int] | None = None, batch_size: int = 1
+    ) -> Iterator[Batch]:
+        """Every scene once; see `input_pipeline.batches.scene_batches`. None is `config.data.resize`."""
+        from input_pipeline.batches import scene_batches
+
+        return scene_batches(self.split(partition), tuple(resize or self._resize), batch_size)
+
+
+def open_source(data: Any) -> Source:
+    """Opens the data a configuration names; generated streets are drawn first where they are not there yet.
+
+    Args:
+      data: `config.data`: `source`, `dir`, `max_people`, `resize` and, for streets, `streets` with the
+        options of the generator.
+
+    Returns:
+      The source; records are read when they are first asked for.
+
+    Raises:
+      ConfigError: the source or an option of the generator is unknown.
+      DataError: (from here or from the source) the directory is missing or not what it should be.
+    """
+    if data.source == "arrays":
+        return ArraysSource(data)
+    readers = {
+        "streets": _read_streets,
+        "prw": _read_prw,
+        "cuhk_sysu": _read_cuhk_sysu,
+        "coco_json": _read_coco_json,
+        "prepared": _read_prepared,
+    }
+    if data.source not in readers:
+        raise ConfigError(f"data.source is {data.source!r}; known are {', '.join([*readers, 'arrays'])}")
+    return DiskSource(data, readers[data.source](data))
+
+
+def _read_streets(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.streets import StreetsOptions, write_streets
+
+    chosen = dict(data.get("streets", {}))
+    known = [field.name for field in dataclasses.fields(StreetsOptions)]
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"data.streets.{name} is unknown; the options are {', '.join(known)}")
+    options = StreetsOptions(**chosen)
+    write_streets(data.dir, options)
+    return _read_prw(data) if options.layout == "prw" else _read_cuhk_sysu(data)
+
+
+def _read_prw(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.prw import read_prw
+
+    return lambda partition: read_prw(data.dir, partition)
+
+
+def _read_cuhk_sysu(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.cuhk_sysu import read_cuhk_sysu
+
+    return lambda partition: read_cuhk_sysu(data.dir, partition)
+
+
+def _read_coco_json(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.coco_json import read_coco_json
+
+    return lambda partition: read_coco_json(data.dir, partition)
+
+
+def _read_prepared(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.prepared import read_prepared
+
+    return lambda partition: read_prepared(data.dir, partition)

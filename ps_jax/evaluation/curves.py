@@ -1,0 +1,85 @@
+"""Curves as PNG files: precision against recall of detection, mAP against gallery size."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ps_jax.evaluation.detection import DetectionResult
+from ps_jax.evaluation.metrics import precision_recall
+
+COLORS = {"search": "#2654a0", "search_cbgm": "#8a4fb0", "search_true_boxes": "#188c42"}
+LABELS = {"search": "detections", "search_cbgm": "context matching", "search_true_boxes": "true boxes"}
+
+
+def precision_recall_curve(detection: DetectionResult) -> bytes:
+    """Precision of the detections above a score against the share of people they find, for all scores."""
+    precision, recall = precision_recall(detection.matched, detection.score)
+    figure, axes = _figure()
+    if len(recall):
+        recall = recall * detection.recall
+        axes.fill_between(recall, precision, step="pre", color=COLORS["search"], alpha=0.12, linewidth=0)
+        axes.plot(recall, precision, color=COLORS["search"], linewidth=2, drawstyle="steps-pre")
+    axes.axvline(detection.recall, color="#8a8e94", linewidth=1, linestyle="--")
+    axes.annotate(
+        f"recall {100 * detection.recall:.1f} %",
+        (detection.recall, 0.04),
+        xytext=(-6 if detection.recall > 0.5 else 6, 0),
+        textcoords="offset points",
+        ha="right" if detection.recall > 0.5 else "left",
+        color="#5a5e64",
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set_title(f"Detection, AP {100 * detection.ap:.1f} %", loc="left")
+    return _png(figure)
+
+
+def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
+    """mAP against the number of scenes in a gallery; None unless galleries of several sizes were searched."""
+    names = sorted(results["search"], key=lambda name: results["search"][name]["scenes"])
+    sizes = [results["search"][name]["scenes"] for name in names]
+    if len(set(sizes)) < 2:
+        return None
+    figure, axes = _figure()
+    for kind in (kind for kind in COLORS if kind in results):
+        values = [100 * results[kind][name]["mAP"] for name in names]
+        axes.plot(sizes, values, marker="o", linewidth=2, color=COLORS[kind], label=LABELS[kind])
+        for size, value in zip(sizes, values, strict=True):
+            axes.annotate(
+                f"{value:.1f}",
+                (size, value),
+                xytext=(4, 8),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                color=COLORS[kind],
+            )
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(set(sizes)), [f"{size:.0f}" for size in sorted(set(sizes))])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, low - 3), min(100.0, high + 3) if high < 97 else 104.0)
+    axes.margins(x=0.08)
+    axes.set(xlabel="scenes in the gallery", ylabel="mAP in percent")
+    axes.set_title("Search against gallery size", loc="left")
+    if len([kind for kind in COLORS if kind in results]) > 1:
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+def _figure():
+    figure = Figure(figsize=(6.4, 4.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()

@@ -1,0 +1,358 @@
+"""Evaluates a system on a data set: detection, search in every asked gallery, pictures and a page."""
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ps_jax
+from input_pipeline.scenes import UNKNOWN, Query, Split
+from ps_jax.errors import ConfigError
+from ps_jax.evaluation.cbgm import ContextMatching, context_rows
+from ps_jax.evaluation.detection import DetectionResult, evaluate_detection
+from ps_jax.evaluation.inference import (
+    CompiledSystem,
+    Findings,
+    FoundByQuery,
+    run_object_centric,
+    run_query_centric,
+)
+from ps_jax.evaluation.protocols import SearchTask, gallery_names, search_task
+from ps_jax.evaluation.report import format_table, write_report
+from ps_jax.evaluation.search import IOU_RULES, SearchResult, evaluate_search, similarity_rows
+from ps_jax.evaluation.similarity import check_similarity, gallery_features, unit_rows
+from ps_jax.evaluation.table import DetectionTable
+
+QUERY_RULES = ("box", "best_detection")
+MODES = ("oc", "qc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The evaluation's options, checked; `config.eval` holds them. Every result prints them.
+
+    Attributes:
+      mode: "oc", detections independent of any query, or "qc", detections of each pair of query and scene.
+      galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
+      similarity: "cosine" or "score_cosine"; `branches` embeddings of equal width lie side by side.
+      query: "box" or "best_detection", where the query's embedding is taken.
+      score_threshold: detections below it are not searched.
+      detection_threshold: detections below it do not count for detection recall and average precision.
+      iou: "variable" or "fixed", the overlap a right answer needs.
+      cross_camera, min_frame_gap: scenes to leave out of the galleries, see `search_task`.
+      true_boxes: also search among the annotated boxes.
+      context: context bipartite graph matching; None for none.
+      batch_size: scenes in a batch.
+      query_chunk: queries a query-centric system looks for at a time.
+      pictures: queries on the contact sheets; 0 for no pictures.
+    """
+
+    mode: str = "oc"
+    galleries: tuple[str, ...] = ("default",)
+    similarity: str = "cosine"
+    branches: int = 1
+    query: str = "box"
+    score_threshold: float = 0.5
+    detection_threshold: float = 0.5
+    iou: str = "variable"
+    cross_camera: bool = False
+    min_frame_gap: int = 0
+    true_boxes: bool = True
+    context: ContextMatching | None = None
+    batch_size: int = 1
+    query_chunk: int = 16
+    pictures: int = 20
+
+    def __post_init__(self):
+        check_similarity(self.similarity)
+        for name, options in (("mode", MODES), ("query", QUERY_RULES), ("iou", IOU_RULES)):
+            if getattr(self, name) not in options:
+                listed = ", ".join(options)
+                raise ConfigError(f"eval.{name}: {getattr(self, name)!r} is unknown; choose one of {listed}")
+        for name in ("batch_size", "query_chunk", "branches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"eval.{name}: {getattr(self, name)} is not a positive number")
+        if self.mode == "qc" and self.context:
+            raise ConfigError(
+                'eval.cbgm needs detections that do not depend on the query: use eval.mode "oc"'
+            )
+        if self.mode == "qc" and self.query != "box":
+            raise ConfigError('eval.query: a query-centric search takes queries at their "box"')
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """Settings from `config.eval`; raises ConfigError for an unknown key or value."""
+        options = dict(config.items())
+        context = dict(options.pop("cbgm", None) or {})
+        unknown = options.keys() - cls.__dataclass_fields__.keys() | {"context"} & options.keys()
+        if unknown:
+            raise ConfigError(f"eval.{min(unknown)}: there is no such option")
+        if context.get("k1") or context.get("k2"):
+            options["context"] = ContextMatching(**context)
+        options["galleries"] = tuple(options.get("galleries", cls.galleries))
+        return cls(**options)
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """The fields that decide what the numbers mean, for the result."""
+        context = self.context
+        return {
+            "mode": {"oc": "object-centric", "qc": "query-centric"}[self.mode],
+            "similarity": self.similarity,
+            "query": self.query,
+            "score_threshold": self.score_threshold,
+            "detection_threshold": self.detection_threshold,
+            "iou": self.iou,
+            "cross_camera": self.cross_camera,
+            "min_frame_gap": self.min_frame_gap,
+            "cbgm": f"k1={context.k1} k2={context.k2} candidates={context.candidates}" if context else "off",
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """Everything known while a result is made."""
+
+    split: Split
+    settings: Settings
+    tasks: tuple[SearchTask, ...]
+    queries: tuple[Query, ...]
+    numbers: Mapping[Query, int]
+    findings: Findings
+    by_query: FoundByQuery | None
+
+
+def evaluate(
+    system: Any,
+    variables: Any,
+    source: Any,
+    config: Mapping[str, Any],
+    out_dir: str | Path | None,
+    *,
+    partition: str = "test",
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluates a system and writes `results.json`, pictures and `index.html`.
+
+    Args:
+      system: a `ps_jax.systems.System`, or anything with its `detect`, `embed` and, for mode "qc", `find`.
+      variables: its variables.
+      source: the data, see `input_pipeline.open_source`: `split(partition)` and `scene_batches(...)`.
+      config: `config.eval`, see `Settings`.
+      out_dir: where to write; None writes nothing.
+      partition: which partition to evaluate.
+      provenance: what made the variables (checkpoint step, hash of the configuration, ...), kept in the
+        result.
+
+    Returns:
+      The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes" and "search_cbgm" where
+      asked for, "detection" (recall, AP), "settings" and "versions".
+
+    Raises:
+      PersonSearchError: options, data or weights are not as they should be.
+    """
+    settings = Settings.of(config)
+    if settings.mode == "qc" and not hasattr(getattr(system, "module", system), "find"):
+        raise ConfigError('eval.mode: this system has no query-centric search; use "oc"')
+    split = source.split(partition)
+    tasks = tuple(
+        search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
+        for name in gallery_names(split, settings.galleries)
+    )
+    queries = tuple(dict.fromkeys(query for task in tasks for query in task.queries))
+    numbers = {query: number for number, query in enumerate(queries)}
+    compiled = CompiledSystem(system, variables)
+    findings = run_object_centric(
+        compiled,
+        source,
+        split,
+        queries,
+        query_rule=settings.query,
+        true_boxes=settings.true_boxes,
+        batch_size=settings.batch_size,
+        detect=settings.mode == "oc",
+    )
+    by_query = None
+    if settings.mode == "qc":
+        by_query = run_query_centric(
+            compiled,
+            source,
+            split,
+            findings.queries,
+            _relevant_queries(split, tasks, numbers),
+            similarity=settings.similarity,
+            branches=settings.branches,
+            score_threshold=min(settings.score_threshold, settings.detection_threshold),
+            batch_size=settings.batch_size,
+            query_chunk=settings.query_chunk,
+        )
+    case = _Case(split, settings, tasks, queries, numbers, findings, by_query)
+
+    detections = _detection(case)
+    searches = {task.name: evaluate_search(task, _answers(case, task), settings.iou) for task in tasks}
+    results: dict[str, Any] = {
+        "dataset": split.dataset,
+        "partition": partition,
+        "search": {task.name: _search_numbers(task, searches[task.name]) for task in tasks},
+    }
+    if settings.context:
+        results["search_cbgm"] = {
+            task.name: _search_numbers(
+                task, evaluate_search(task, _answers(case, task, settings.context), settings.iou)
+            )
+            for task in tasks
+        }
+    if settings.true_boxes:
+        results["search_true_boxes"] = {
+            task.name: _search_numbers(
+                task, evaluate_search(task, _true_box_answers(case, task), settings.iou)
+            )
+            for task in tasks
+        }
+    results["detection"] = _detection_numbers(case, detections)
+    results["settings"] = settings.printed
+    results["versions"] = _versions() | dict(provenance or {})
+    print(format_table(results))
+    if out_dir is not None:
+        first = tasks[0]
+        write_report(
+            Path(out_dir),
+            results,
+            source=source,
+            split=split,
+            task=first,
+            search=searches[first.name],
+            detection=detections["all"],
+            pictures=settings.pictures,
+        )
+    return results
+
+
+def _relevant_queries(
+    split: Split, tasks: Sequence[SearchTask], numbers: Mapping[Query, int]
+) -> list[np.ndarray]:
+    """For each scene, the numbers of the queries that have it in a gallery."""
+    relevant = np.zeros((len(split.scenes), len(numbers)), bool)
+    for task in tasks:
+        for query, items in zip(task.queries, task.items, strict=True):
+            relevant[items.scene, numbers[query]] = True
+    return [np.flatnonzero(row) for row in relevant]
+
+
+def _answers(
+    case: _Case, task: SearchTask, context: ContextMatching | None = None
+) -> Iterator[tuple[DetectionTable, np.ndarray]]:
+    """For each query of a task its table and similarities."""
+    settings = case.settings
+    numbers = [case.numbers[query] for query in task.queries]
+    if case.by_query is not None:
+        for number in numbers:
+            table, similarity = case.by_query.tables[number], case.by_query.similarities[number]
+            keep = table.score >= np.float32(settings.score_threshold)
+            yield table.above(settings.score_threshold), similarity[keep]
+        return
+    table = case.findings.detections.above(settings.score_threshold)
+    feature = gallery_features(table.embedding, table.score, settings.similarity, settings.branches)
+    vectors = unit_rows(case.findings.queries[numbers], settings.branches)
+    rows = similarity_rows(vectors, feature)
+    for query, items, vector, row in zip(task.queries, task.items, vectors, rows, strict=True):
+        if context is not None:
+            around = _context(query, vector, table, case)
+            row = context.rematch(items, table, row, feature, around)
+        yield table, row
+
+
+def _context(query: Query, vector: np.ndarray, table: DetectionTable, case: _Case) -> np.ndarray:
+    """Unit features of the query and of the others detected in its scene, by descending score."""
+    rows = table.rows(case.split.positions[query.scene])
+    others = context_rows(np.array(query.box, np.float64), table.box[rows])
+    embedding = table.embedding[rows][others]
+    order = np.argsort(-table.score[rows][others], kind="stable")
+    return np.concatenate([vector[None], unit_rows(embedding[order], case.settings.branches)])
+
+
+def _true_box_answers(case: _Case, task: SearchTask) -> Iterator[tuple[DetectionTable, np.ndarray]]:
+    """As `_answers`, for the annotated boxes in place of detections; their score is 1."""
+    table = case.findings.people
+    vectors = unit_rows(
+        case.findings.queries[[case.numbers[query] for query in task.queries]], case.settings.branches
+    )
+    for row in similarity_rows(vectors, unit_rows(table.embedding, case.settings.branches)):
+        yield table, row
+
+
+def _detection(case: _Case) -> dict[str, DetectionResult]:
+    """Detection counted over all annotated boxes, and over those of known identity ("labelled").
+
+    A query-centric search is counted over the pairs of a query and a scene that shows the query's person.
+    """
+    threshold = case.settings.detection_threshold
+    if case.by_query is not None:
+        return {"all": evaluate_detection(_pairs(case), threshold)}
+    table = case.findings.detections
+    everybody, labelled = [], []
+    for position, scene in enumerate(case.split.scenes):
+        rows = table.rows(position)
+        boxes, known = scene.boxes.astype(np.float64), scene.identities != UNKNOWN
+        everybody.append((boxes, table.box[rows], table.score[rows]))
+        if known.any():
+            labelled.append((boxes[known], table.box[rows], table.score[rows]))
+    return {
+        "all": evaluate_detection(everybody, threshold),
+        "labelled": evaluate_detection(labelled, threshold),
+    }
+
+
+def _pairs(case: _Case) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(true box, boxes, scores) of each pair of a query and a scene with its person, once over all tasks."""
+    done: set[tuple[int, int]] = set()
+    for task in case.tasks:
+        for query, items in zip(task.queries, task.items, strict=True):
+            number = case.numbers[query]
+            table = case.by_query.tables[number]
+            for scene, box in zip(items.scene[items.positive], items.box, strict=True):
+                if (number, int(scene)) not in done:
+                    done.add((number, int(scene)))
+                    rows = table.rows(int(scene))
+                    yield box[None], table.box[rows], table.score[rows]
+
+
+def _search_numbers(task: SearchTask, result: SearchResult) -> dict[str, Any]:
+    answerable = result.answerable
+    numbers = {
+        "mAP": result.mean_average_precision,
+        **{f"top{k}": value for k, value in result.top.items()},
+        "queries": len(task.queries),
+        "scenes": task.size,
+        "gallery": task.rule,
+    }
+    # The protocols count a query without anybody to find as 0. Options that leave scenes out make many such
+    # queries, so the mean over the others stands beside.
+    if len(answerable.rankings) < len(task.queries):
+        numbers["answerable"] = {
+            "queries": len(answerable.rankings),
+            "mAP": answerable.mean_average_precision,
+            **{f"top{k}": value for k, value in answerable.top.items()},
+        }
+    return numbers
+
+
+def _detection_numbers(case: _Case, detections: Mapping[str, DetectionResult]) -> dict[str, Any]:
+    result = detections["all"]
+    numbers = {"recall": result.recall, "AP": result.ap, "RAP": result.rap}
+    if "labelled" in detections:
+        numbers |= {
+            "labelled_recall": detections["labelled"].recall,
+            "labelled_AP": detections["labelled"].ap,
+        }
+    counted = "pairs of query and scene with the person" if case.by_query is not None else "annotated boxes"
+    return numbers | {"people": result.people, "detections": len(result.score), "over": counted}
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in ("jax", "flax", "numpy")}
+    return {"ps_jax": ps_jax.__version__, **packages, "python": platform.python_version()}

@@ -1,0 +1,321 @@
+"""Runs a system over every scene of a partition and brings what it finds back to original pixels.
+
+Every function is compiled once for each padded scene size: boxes to embed and queries to look for come in
+chunks of a fixed number, and the last batch of a size is filled up by the source.
+"""
+
+import collections
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from input_pipeline.scenes import Query, Split
+from ps_jax.errors import CheckpointError, DataError
+from ps_jax.evaluation.metrics import pairwise_iou
+from ps_jax.evaluation.similarity import gallery_features, unit_rows
+from ps_jax.evaluation.table import DetectionTable, make_table
+from ps_jax.interface import Batch, Detections
+
+MAX_BOX_CHUNK = 32
+
+
+class CompiledSystem:
+    """A system's inference functions under `jax.jit`, with its variables.
+
+    Attributes:
+      traces: how often each function was traced; equals the number of different padded sizes it met.
+    """
+
+    def __init__(self, system: Any, variables: Any):
+        self.traces: collections.Counter[str] = collections.Counter()
+        self._variables = jax.device_put(variables)
+
+        def detect(variables, scenes):
+            self.traces["detect"] += 1
+            return _float32(system.detect(variables, scenes))
+
+        def embed(variables, scenes, boxes):
+            self.traces["embed"] += 1
+            return _float32(system.embed(variables, scenes, boxes))
+
+        def detect_and_embed(variables, scenes, boxes):
+            # In one program, so that the compiler computes the trunk once for both.
+            self.traces["detect_and_embed"] += 1
+            return _float32((system.detect(variables, scenes), system.embed(variables, scenes, boxes)))
+
+        def find(variables, scenes, queries):
+            self.traces["find"] += 1
+            return _float32(system.find(variables, scenes, queries))
+
+        self._functions = {f.__name__: jax.jit(f) for f in (detect, embed, detect_and_embed, find)}
+
+    def __call__(self, name: str, batch: Batch, *inputs: Any) -> Any:
+        """Runs one of the functions on a batch; returns host arrays."""
+        return jax.device_get(self._functions[name](self._variables, batch.scenes, *inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a system makes of a partition, independent of any query.
+
+    Attributes:
+      detections: detected people of every scene; None where detection needs a query.
+      people: the annotated boxes with score 1 and their embeddings; None where not asked for.
+      queries: f32[queries, width], the query embeddings.
+    """
+
+    detections: DetectionTable | None
+    people: DetectionTable | None
+    queries: Float[np.ndarray, "queries width"]
+
+
+@dataclass(frozen=True, eq=False)
+class FoundByQuery:
+    """What a query-centric system finds: detections of pairs of query and scene.
+
+    Attributes:
+      tables: for each query a table over all scenes, without embeddings.
+      similarities: for each query its table's similarities, f64[rows].
+    """
+
+    tables: tuple[DetectionTable, ...]
+    similarities: tuple[Float[np.ndarray, " rows"], ...]
+
+
+class BoxRequests:
+    """The boxes to embed in each scene: annotated people where asked for, and every query's box.
+
+    A query box that is the box of an annotated person is embedded once; any other is added.
+    """
+
+    def __init__(self, split: Split, queries: Sequence[Query], true_boxes: bool):
+        boxes = [[person.box for person in scene.people] if true_boxes else [] for scene in split.scenes]
+        self.places: list[tuple[int, int]] = []
+        for query in queries:
+            position = split.positions[query.scene]
+            if query.box not in boxes[position]:
+                boxes[position].append(query.box)
+            self.places.append((position, boxes[position].index(query.box)))
+        self.boxes = [np.array(scene, np.float64).reshape(-1, 4) for scene in boxes]
+        most = max(map(len, self.boxes), default=0)
+        self.chunk = min(MAX_BOX_CHUNK, -(-most // 8) * 8)
+
+
+def run_object_centric(
+    compiled: CompiledSystem,
+    source: Any,
+    split: Split,
+    queries: Sequence[Query],
+    *,
+    query_rule: str,
+    true_boxes: bool,
+    batch_size: int = 1,
+    detect: bool = True,
+) -> Findings:
+    """Detects everybody in every scene, embeds the queries and, where asked for, the annotated people.
+
+    Args:
+      compiled: the system.
+      source: yields the scenes: `source.scene_batches(partition, batch_size=...)`.
+      split: the partition's records.
+      queries: Q queries.
+      query_rule: "box", the embedding at the query's box, or "best_detection", that of the detection with the
+        largest overlap in the query's scene (at the box where nothing overlaps it).
+      true_boxes: also embed all annotated boxes.
+      batch_size: scenes in a batch.
+      detect: False for only embedding.
+
+    Returns:
+      The findings, in the order of the split's scenes.
+
+    Raises:
+      CheckpointError: the model's numbers are not finite.
+      DataError: the source did not yield every scene.
+    """
+    requests = BoxRequests(split, queries, true_boxes)
+    detections: dict[int, tuple[np.ndarray, ...]] = {}
+    embeddings: dict[int, np.ndarray] = {}
+    for batch in _batches(source, split, batch_size, "detect" if detect else "embed"):
+        chunks = _box_chunks(batch, split, requests)
+        parts = []
+        if detect and chunks:
+            found, first = compiled("detect_and_embed", batch, chunks.pop(0))
+            parts.append(first)
+        elif detect:
+            found = compiled("detect", batch)
+        parts += [compiled("embed", batch, chunk) for chunk in chunks]
+        for row, position in _real_rows(batch):
+            if parts:
+                count = len(requests.boxes[position])
+                embeddings[position] = np.concatenate([part[row] for part in parts])[:count]
+                _check_finite(embeddings[position], split, position)
+            if detect:
+                scene = Detections(*(field[row] for field in found))
+                to_original = _ratio(batch, row, split, position)
+                valid = scene.valid
+                detections[position] = (
+                    scene.box[valid] * to_original,
+                    scene.score[valid],
+                    scene.embedding[valid],
+                )
+                _check_finite(scene.embedding[valid], split, position)
+                _check_finite(scene.box[valid], split, position)
+    order = range(len(split.scenes))
+    table = make_table(detections[position] for position in order) if detect else None
+    width = next((e.shape[1] for e in embeddings.values()), table.embedding.shape[1] if detect else 0)
+    vectors = np.zeros((len(queries), width), np.float32)
+    for number, (query, (position, box)) in enumerate(zip(queries, requests.places, strict=True)):
+        vectors[number] = embeddings[position][box]
+        if query_rule == "best_detection":
+            rows = table.rows(position)
+            overlap = pairwise_iou(np.array([query.box], np.float64), table.box[rows])[0]
+            if overlap.max(initial=0.0) > 0:
+                vectors[number] = table.embedding[rows][overlap.argmax()]
+    people = None
+    if true_boxes:
+        people = make_table(
+            (
+                np.array([person.box for person in scene.people], np.float64).reshape(-1, 4),
+                np.ones(len(scene.people)),
+                embeddings.get(position, np.zeros((0, width), np.float32))[: len(scene.people)],
+            )
+            for position, scene in enumerate(split.scenes)
+        )
+    return Findings(table, people, vectors)
+
+
+def run_query_centric(
+    compiled: CompiledSystem,
+    source: Any,
+    split: Split,
+    vectors: Float[np.ndarray, "queries width"],
+    relevant: Sequence[Int[np.ndarray, " relevant"]],
+    *,
+    similarity: str,
+    branches: int = 1,
+    score_threshold: float,
+    batch_size: int = 1,
+    query_chunk: int = 16,
+) -> FoundByQuery:
+    """Looks for every query in every scene of its galleries.
+
+    Args:
+      compiled: the system.
+      source, split: as in `run_object_centric`.
+      vectors: f32[queries, width], query embeddings as `embed` made them.
+      relevant: for each scene of the split, the queries that are looked for in it.
+      similarity, branches: as in `ps_jax.evaluation.similarity`.
+      score_threshold: detections below it are not kept.
+      batch_size: scenes in a batch.
+      query_chunk: queries that are looked for at a time.
+
+    Returns:
+      Detections of every pair of query and scene that is relevant.
+    """
+    queries = unit_rows(vectors, branches)
+    kept: list[tuple[np.ndarray, ...]] = []
+    for batch in _batches(source, split, batch_size, "find"):
+        rows = _real_rows(batch)
+        wanted = np.unique(np.concatenate([relevant[position] for _, position in rows]))
+        for start in range(0, len(wanted), query_chunk):
+            numbers = wanted[start : start + query_chunk]
+            padded = np.zeros((query_chunk, vectors.shape[1]), np.float32)
+            padded[: len(numbers)] = vectors[numbers]
+            found = compiled("find", batch, padded)
+            for row, position in rows:
+                to_original = _ratio(batch, row, split, position)
+                looked_for = np.isin(numbers, relevant[position])
+                score = found.score[row, : len(numbers)]
+                keep = found.valid[row, : len(numbers)] & looked_for[:, None]
+                keep &= score >= np.float32(score_threshold)
+                which, place = np.nonzero(keep)
+                embedding = found.embedding[row][which, place]
+                _check_finite(embedding, split, position)
+                feature = gallery_features(embedding, score[which, place], similarity, branches)
+                number = numbers[which]
+                kept.append(
+                    (
+                        number,
+                        np.full(len(number), position),
+                        (found.box[row][which, place] * to_original).astype(np.float32),
+                        score[which, place],
+                        np.sum(feature * queries[number], axis=1),
+                    )
+                )
+    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+    number, position, box, score, cosine = (np.concatenate(c) for c in zip(empty, *kept, strict=True))
+    order = np.lexsort((position, number))  # stable: the best score of a pair stays first
+    bounds = np.searchsorted(number[order], np.arange(len(vectors) + 1))
+    tables, similarities = [], []
+    for first, last in itertools.pairwise(bounds):
+        mine = order[first:last]
+        starts = np.searchsorted(position[mine], np.arange(len(split.scenes) + 1))
+        no_embedding = np.zeros((len(mine), 0), np.float32)
+        tables.append(DetectionTable(starts, box[mine], score[mine].astype(np.float64), no_embedding))
+        similarities.append(cosine[mine])
+    return FoundByQuery(tuple(tables), tuple(similarities))
+
+
+def _batches(source: Any, split: Split, batch_size: int, task: str) -> Iterator[Batch]:
+    """The batches of all scenes, with a progress bar; makes sure that each scene came once."""
+    seen = np.zeros(len(split.scenes), int)
+    bar = tqdm(
+        total=len(split.scenes), desc=task, unit="scene", dynamic_ncols=True, disable=not sys.stderr.isatty()
+    )
+    with bar:
+        for batch in source.scene_batches(split.partition, batch_size=batch_size):
+            positions = [position for _, position in _real_rows(batch)]
+            np.add.at(seen, positions, 1)
+            yield batch
+            bar.update(len(positions))
+    if np.any(seen != 1):
+        name = split.scenes[int(np.argmax(seen != 1))].name
+        raise DataError(
+            f"{split.dataset} {split.partition}: {int(np.sum(seen != 1))} scenes, such as {name}, came "
+            "not once from the source; prepare the data again"
+        )
+
+
+def _real_rows(batch: Batch) -> list[tuple[int, int]]:
+    """(row in the batch, position in the split) of the scenes that are no fillers."""
+    return [(row, int(index)) for row, index in enumerate(np.asarray(batch.index)) if index >= 0]
+
+
+def _ratio(batch: Batch, row: int, split: Split, position: int) -> Float[np.ndarray, " 4"]:
+    """f64[4], original pixels a resized pixel, for (x1, y1, x2, y2)."""
+    height, width = np.asarray(batch.scenes.size[row], np.float64)
+    scene = split.scenes[position]
+    return np.array([scene.width / width, scene.height / height] * 2)
+
+
+def _box_chunks(batch: Batch, split: Split, requests: BoxRequests) -> list[np.ndarray]:
+    """Boxes to embed in resized pixels, f32[batch, chunk, 4] each, zeros where a scene has fewer."""
+    rows = _real_rows(batch)
+    most = max((len(requests.boxes[position]) for _, position in rows), default=0)
+    chunks = -(-most // requests.chunk) if most else 0
+    boxes = np.zeros((len(batch.index), chunks * requests.chunk, 4), np.float32)
+    for row, position in rows:
+        wanted = requests.boxes[position]
+        boxes[row, : len(wanted)] = wanted / _ratio(batch, row, split, position)
+    return list(np.split(boxes, chunks, axis=1)) if chunks else []
+
+
+def _check_finite(values: np.ndarray, split: Split, position: int) -> None:
+    if not np.all(np.isfinite(values)):
+        raise CheckpointError(
+            f"scene {split.scenes[position].name}: the model's numbers are not finite; its weights are "
+            "damaged or its training diverged, take an earlier checkpoint"
+        )
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(np.float32) if jax.numpy.issubdtype(x.dtype, np.floating) else x, tree
+    )

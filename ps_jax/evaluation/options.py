@@ -1,0 +1,100 @@
+"""The configuration of an evaluation: that of the training, with what the command line changes."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ps_jax.errors import ConfigError
+
+# Of the command line, what replaces an entry of config.eval.
+CHANGES = ("mode", "galleries", "min_frame_gap", "cross_camera", "true_boxes", "cbgm")
+
+
+def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The named options of `eval.py`, and the remaining arguments (--config.x.y=value).
+
+    Args:
+      description: help text of the command.
+      arguments: the command line without the program's name.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    option = parser.add_argument
+    option("--workdir", required=True, type=Path, help="work directory of a training")
+    option("--phase", help="phase to take the checkpoint of (default: the last one that has any)")
+    option("--checkpoint", choices=("last", "best"), default="last")
+    option("--partition", choices=("train", "test"), default="test")
+    option("--out", type=Path, help="default: <workdir>/evaluation/<phase>-<step> and the options")
+    option("--mode", choices=("oc", "qc"), help="object-centric or query-centric")
+    option("--galleries", type=lambda text: tuple(text.split(",")), help='names, or "all"')
+    option("--min_frame_gap", type=int, help="leave out scenes of the query's recording closer than this")
+    option("--cross_camera", action=argparse.BooleanOptionalAction, help="only scenes of other cameras")
+    option("--true_boxes", action=argparse.BooleanOptionalAction, help="also search the annotated boxes")
+    option("--cbgm", type=_two_numbers, metavar="K1,K2", help="context bipartite graph matching")
+    return parser.parse_known_args(arguments)
+
+
+def evaluation_config(options: argparse.Namespace, changes: list[str]) -> ConfigDict:
+    """The configuration of the training in `options.workdir`, changed by the command line.
+
+    Args:
+      options: from `parse_arguments`.
+      changes: arguments of the form --config.x.y=value; only entries that exist can be changed.
+
+    Raises:
+      ConfigError: there is no training, an argument is unknown, or a value has the wrong type.
+    """
+    path = options.workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: there is no such file; name the work directory of a training with --workdir"
+        )
+    values = flags.FlagValues()
+    command = ["eval.py", *changes]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", ConfigDict(json.loads(path.read_text())), flag_values=values, sys_argv=command
+        )
+        rest = values(command)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{' '.join([str(path), *changes])}: {error}") from error
+    if rest:
+        raise ConfigError(f"unknown arguments: {' '.join(rest)}; python eval.py --help lists those there are")
+    config = values.config
+    for name in CHANGES:
+        value = getattr(options, name)
+        if value is not None:
+            config.eval.update({name: value})
+    return config
+
+
+def output_directory(options: argparse.Namespace, meta: dict[str, Any]) -> Path:
+    """Where the results go: `--out`, or a folder named after the checkpoint and the options given."""
+    if options.out is not None:
+        return options.out
+    words = [meta["phase"], str(meta["step"])]
+    for name in CHANGES:
+        value = getattr(options, name)
+        if value is not None:
+            parts = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+            )
+            words.append("_".join([name, *map(str, parts)]))
+    if options.partition != "test":
+        words.append(options.partition)
+    if options.checkpoint != "last":
+        words.append(options.checkpoint)
+    return options.workdir / "evaluation" / "-".join(words).replace(":", "_")
+
+
+def _two_numbers(text: str) -> dict[str, int]:
+    try:
+        k1, k2 = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 10,3") from None
+    return {"k1": k1, "k2": k2}

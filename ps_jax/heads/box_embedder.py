@@ -1,0 +1,151 @@
+"""From a box to an embedding: RoIAlign, a copy of the trunk's last stage, and a projection.
+
+One such embedder makes SPNet's re-identification features and, with shared heads, the query embeddings of
+the query-centric path too (SPNet, section 3.1). The projector is the embedding part of Chen et al.,
+"Norm-Aware Embedding for Efficient Person Search", CVPR 2020.
+"""
+
+import contextlib
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from kernels.roi_align import roi_align
+from ps_jax.heads.row_capacity import apply_to_existing_rows
+from ps_jax.layers import BatchNorm, Linear, normal
+
+ROI_SIZE = (14, 14)
+SAMPLING_RATIO = 2
+
+
+def row_mask(valid: Bool[Array, " row"]) -> contextlib.AbstractContextManager:
+    """While active, every BatchNorm that is called takes its batch statistics over the valid rows only.
+
+    So the last stage of any trunk, written for batches of images, can run on a padded batch of boxes.
+    """
+
+    def interceptor(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            kwargs = {**kwargs, "mask": valid}
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(interceptor)
+
+
+class ReidProjector(nn.Module):
+    """Projects two pooled features to one embedding, each to one half of it.
+
+    Linear and BatchNorm without learned scale and bias for each half. A batch of a single row is
+    normalised with the running statistics. Computed in float32; the result is not of unit length.
+
+    Attributes:
+      dimension: length of the embedding, even.
+      axis_name: device axis that batch statistics are shared over.
+    """
+
+    dimension: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        shallow: Float[Array, "row shallow_channel"],
+        deep: Float[Array, "row deep_channel"],
+        valid: Bool[Array, " row"],
+        train: bool,
+    ) -> Float[Array, "row {self.dimension}"]:
+        """Embeds the rows.
+
+        Args:
+          shallow: features before the last stage, pooled.
+          deep: features after it, pooled.
+          valid: rows that exist and count in the batch statistics.
+          train: normalise with the batch's statistics and move the running ones.
+
+        Returns:
+          f32 embeddings [row, dimension], meaningless where not valid.
+
+        Raises:
+          ValueError: if `dimension` is odd.
+        """
+        if self.dimension % 2:
+            raise ValueError(f"dimension is {self.dimension}, wanted an even number")
+        halves = []
+        for name, feature in (("shallow", shallow), ("deep", deep)):
+            half = Linear(
+                self.dimension // 2,
+                kernel_init=normal(0.01),
+                bias_init=nn.initializers.zeros,
+                name=f"{name}_linear",
+            )(feature.astype(jnp.float32))
+            norm = BatchNorm(
+                affine=False, axis_name=self.axis_name, single_row_uses_running=True, name=f"{name}_norm"
+            )
+            halves.append(norm(half, use_running_average=not train, mask=valid))
+        return jnp.concatenate(halves, axis=-1)
+
+
+class BoxEmbedder(nn.Module):
+    """Embeds boxes from the finest level of a feature pyramid.
+
+    RoIAlign to 14x14 (sampling ratio 2, not aligned), the last stage of a trunk, and the global maxima
+    before and after that stage, projected.
+
+    Attributes:
+      last_stage: a trunk's `last_stage()`, weights of its own.
+      dimension: length of the embedding.
+      stride: pixels of the image per position of the map.
+      axis_name: device axis.
+    """
+
+    last_stage: nn.Module
+    dimension: int
+    stride: int = 8
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        self.projector = ReidProjector(self.dimension, self.axis_name)
+
+    def __call__(
+        self,
+        features: Float[Array, "batch height width channel"],
+        boxes: Float[Array, "row 4"],
+        scene: Int[Array, " row"],
+        valid: Bool[Array, " row"],
+        train: bool,
+    ) -> Float[Array, "row {self.dimension}"]:
+        """Embeds boxes; gradients flow into the features and the weights, not into the boxes.
+
+        Args:
+          features: the map the boxes are looked up in.
+          boxes: xyxy in pixels of the image.
+          scene: which image of the batch each box lies in.
+          valid: boxes that exist.
+          train: normalise with the statistics of all valid boxes of this call.
+
+        Returns:
+          f32 embeddings [row, dimension], meaningless where not valid.
+        """
+
+        def pooled(module, features, rows, valid):
+            boxes, scene = rows
+            patches = roi_align(
+                features,
+                boxes,
+                scene,
+                output_size=ROI_SIZE,
+                spatial_scale=1.0 / module.stride,
+                sampling_ratio=SAMPLING_RATIO,
+                aligned=False,
+                max_sampling=None,
+            )
+            with row_mask(valid):
+                deep = module.last_stage(patches, train)
+            return jnp.max(patches, axis=(1, 2)), jnp.max(deep, axis=(1, 2))
+
+        shallow, deep = apply_to_existing_rows(
+            pooled, self, features, (boxes, scene), valid, self.axis_name
+        )
+        return self.projector(shallow, deep, valid, train)

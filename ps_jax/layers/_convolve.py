@@ -1,0 +1,105 @@
+"""The convolution behind `Conv`: one definition, computed in the form that the platform runs fastest.
+
+XLA's convolutions on a CPU are slow at three things that trunks are full of, measured on two cores: the
+gradient of a depthwise convolution (20 to 100 times a sum of shifted products), the kernel gradient of
+1x1 convolutions (4 times a matrix product) and that of wide 3x3 ones (6 times nine matrix products). All
+forms give the same numbers up to rounding; other platforms use XLA's convolution.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ps_jax.layers._depthwise import depthwise_convolve
+from ps_jax.layers._windows import shifted_windows
+
+# Below this many channels on either side the nine matrix products are no faster than XLA's gradient.
+_WIDE = 128
+
+
+def convolve(
+    x: Float[Array, "batch height width channel"],
+    kernel: Float[Array, "kernel_height kernel_width channel_in_group features"],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    implementation: str | None = None,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Convolves as `torch.nn.functional.conv2d` with zero padding.
+
+    Args:
+      x: features [batch, height, width, channel].
+      kernel: [kernel_height, kernel_width, channel / groups, features].
+      stride: step between output positions, (vertical, horizontal) as all sizes.
+      padding: zeros on each side.
+      dilation: step between kernel entries.
+      groups: groups of channels.
+      implementation: "xla" is XLA's convolution, "matrix" the forms for float32 on a CPU; None chooses by
+        platform and type.
+
+    Returns:
+      [batch, out_height, out_width, features] in the type of `x`.
+
+    Raises:
+      ValueError: if `implementation` is none of these.
+    """
+    if implementation is None:
+        on_cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32
+        implementation = "matrix" if on_cpu else "xla"
+    if implementation not in ("xla", "matrix"):
+        raise ValueError(f"implementation is {implementation!r}, wanted 'xla', 'matrix' or None")
+    height, width, in_group, features = kernel.shape
+    if implementation == "matrix":
+        if groups == x.shape[-1] == features and groups > 1:
+            return depthwise_convolve(x, kernel, stride, padding, dilation)
+        if groups == 1 and (height, width) == (1, 1) and padding == (0, 0):
+            return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
+        if groups == 1 and min(in_group, features) >= _WIDE:
+            return _convolve_wide(x, kernel, stride, padding, dilation)
+    return _convolve_xla(x, kernel, stride, padding, dilation, groups)
+
+
+def _convolve_xla(x, kernel, stride, padding, dilation, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve_wide(x, kernel, stride, padding, dilation):
+    return _convolve_xla(x, kernel, stride, padding, dilation)
+
+
+def _convolve_wide_forward(x, kernel, stride, padding, dilation):
+    return _convolve_xla(x, kernel, stride, padding, dilation), (x, kernel)
+
+
+def _convolve_wide_backward(stride, padding, dilation, saved, grad):
+    """XLA's gradient for `x`; for the kernel one matrix product per kernel position."""
+    x, kernel = saved
+    (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, stride, padding, dilation), x)[1](grad)
+    padded = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    rows = [
+        jnp.stack(
+            [
+                jnp.einsum("bhwc,bhwo->co", window, grad, preferred_element_type=jnp.float32)
+                for window in window_row
+            ]
+        )
+        for window_row in shifted_windows(padded, kernel.shape[:2], grad.shape[1:3], stride, dilation)
+    ]
+    return grad_x, jnp.stack(rows).astype(kernel.dtype)
+
+
+_convolve_wide.defvjp(_convolve_wide_forward, _convolve_wide_backward)

@@ -1,0 +1,133 @@
+"""Online instance matching: classification of embeddings against a table of everybody seen so far.
+
+Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017, in the form of
+SPNet's released code: a table row or queue slot that has never been written takes no part, an identity seen
+for the first time gives no loss, and the loss is divided by the number of all rows, unknown people included.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class InstanceMemory(NamedTuple):
+    """What online instance matching remembers; all zeros at the start.
+
+    Attributes:
+      lookup_table: f32[L, D], one unit row for each known identity, zeros for one not seen yet.
+      queue: f32[Q, D], the latest embeddings of unknown people, zeros in slots not used yet.
+      queue_header: i32[], the slot to be written next.
+    """
+
+    lookup_table: Array
+    queue: Array
+    queue_header: Array
+
+
+def empty_memory(num_identities: int, queue_size: int, dimension: int) -> InstanceMemory:
+    """The memory before the first step.
+
+    Args:
+      num_identities: L, known identities of the training set.
+      queue_size: Q, slots for unknown people.
+      dimension: D, length of an embedding.
+
+    Raises:
+      ValueError: if one of the sizes is below 1.
+    """
+    for name, value in (
+        ("num_identities", num_identities),
+        ("queue_size", queue_size),
+        ("dimension", dimension),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, wanted at least 1")
+    return InstanceMemory(
+        lookup_table=jnp.zeros((num_identities, dimension), jnp.float32),
+        queue=jnp.zeros((queue_size, dimension), jnp.float32),
+        queue_header=jnp.zeros((), jnp.int32),
+    )
+
+
+def normalise_rows(x: Float[Array, "*rows dimension"]) -> Float[Array, "*rows dimension"]:
+    """x / max(|x|, 1e-12) over the last axis in float32, as `torch.nn.functional.normalize`."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def oim_loss(
+    embedding: Float[Array, "row dimension"],
+    identity: Int[Array, " row"],
+    valid: Bool[Array, " row"],
+    memory: InstanceMemory,
+    scale: float,
+) -> Float[Array, " row"]:
+    """Cross-entropy of every row against the table and the queue.
+
+    Columns of the table or queue that are still zero count as cosine -1. For an identity that has no table
+    row yet, its own column is set to cosine 1: next to no loss, no gradient.
+
+    Args:
+      embedding: embeddings, normalised here.
+      identity: 0 .. L-1 for known people, -1 for unknown ones.
+      valid: rows that exist.
+      memory: table and queue, constants for the gradient.
+      scale: inverse temperature that multiplies the cosines.
+
+    Returns:
+      Loss of each row; 0 for rows of unknown people and rows that do not exist. The mean over all existing
+      rows is the OIM loss.
+    """
+    columns = lax.stop_gradient(jnp.concatenate([memory.lookup_table, memory.queue]))
+    written = jnp.any(columns != 0.0, axis=-1)
+    cosine = jnp.where(written, normalise_rows(embedding) @ columns.T, -1.0)
+    target = jnp.maximum(identity, 0)
+    is_target = jnp.arange(columns.shape[0]) == target[:, None]
+    cosine = jnp.where(is_target & ~written, 1.0, cosine)
+    log_probability = jax.nn.log_softmax(scale * cosine, axis=-1)
+    loss = -jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
+    return jnp.where(valid & (identity >= 0), loss, 0.0)
+
+
+def update_memory(
+    memory: InstanceMemory,
+    embedding: Float[Array, "row dimension"],
+    identity: Int[Array, " row"],
+    valid: Bool[Array, " row"],
+    momentum: float,
+) -> InstanceMemory:
+    """Writes the rows into the memory one after the other, so that repeated identities count in order.
+
+    A known person moves the table: t <- normalise(momentum t + (1 - momentum) x). An unknown one goes into
+    the queue slot at the header, which then moves on.
+
+    Args:
+      memory: before the step.
+      embedding: embeddings, normalised here; no gradient passes.
+      identity: 0 .. L-1 for known people, -1 for unknown ones.
+      valid: rows that exist; others are skipped.
+      momentum: weight of the old table row.
+
+    Returns:
+      The memory after the step.
+    """
+    x = lax.stop_gradient(normalise_rows(embedding))
+    order = jnp.argsort(~valid, stable=True)  # existing rows first: the loop below ends after them
+    slots = memory.queue.shape[0]
+
+    def write(turn, memory):
+        table, queue, header = memory
+        row = order[turn]
+        unknown = identity[row] < 0
+        # Indices beyond the end drop the write.
+        person = jnp.where(unknown, table.shape[0], identity[row])
+        old = table[jnp.maximum(identity[row], 0)]
+        table = table.at[person].set(normalise_rows(momentum * old + (1.0 - momentum) * x[row]), mode="drop")
+        queue = queue.at[jnp.where(unknown, header, slots)].set(x[row], mode="drop")
+        return InstanceMemory(table, queue, jnp.where(unknown, (header + 1) % slots, header))
+
+    return lax.fori_loop(0, jnp.sum(valid), write, memory)

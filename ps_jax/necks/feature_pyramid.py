@@ -1,0 +1,74 @@
+"""The feature pyramid network (Lin et al. 2017) with the extra levels of RetinaNet."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ps_jax.errors import ConfigError
+from ps_jax.layers import Conv, kaiming_uniform
+from ps_jax.layers.resize import resize_nearest
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down pyramid over the maps of a trunk, as `torchvision.ops.FeaturePyramidNetwork`.
+
+    1x1 lateral convolutions, nearest upsampling added from the level above, 3x3 output convolutions; all
+    with bias, without normalisation or activation.
+
+    Attributes:
+      width: channels of every returned level.
+      extra_levels: "p6p7" adds p6, a 3x3 convolution of stride 2 of the topmost *input* map, and p7, another
+        one of relu(p6) (torchvision's `LastLevelP6P7` where trunk and pyramid differ in width, as SPNet
+        has it); None adds none.
+      dtype: type of the computation; None takes the input's.
+    """
+
+    width: int
+    extra_levels: str | None = "p6p7"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, features: dict[str, Float[Array, "batch _ _ _"]]
+    ) -> dict[str, Float[Array, "batch _ _ {self.width}"]]:
+        """Builds the pyramid.
+
+        Args:
+          features: maps "c3", "c4", "c5" of a trunk [batch, height, width, channel] (others in the
+            dictionary are not looked at).
+
+        Returns:
+          Levels "p3", "p4", "p5" and, with extra levels, "p6", "p7", each [batch, height, width, width].
+
+        Raises:
+          ConfigError: if `extra_levels` is neither "p6p7" nor None.
+        """
+        if self.extra_levels not in ("p6p7", None):
+            raise ConfigError(f"extra_levels is {self.extra_levels!r}. Use 'p6p7' or None.")
+
+        def conv(name, x, kernel_size, stride=1):
+            return Conv(
+                self.width,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                dtype=self.dtype,
+                kernel_init=kaiming_uniform(1.0),
+                bias_init=nn.initializers.zeros,
+                name=name,
+            )(x)
+
+        levels: dict[str, jax.Array] = {}
+        above = None
+        for level in (5, 4, 3):
+            merged = conv(f"lateral{level}", features[f"c{level}"], 1)
+            if above is not None:
+                merged = merged + resize_nearest(above, merged.shape[1:3])
+            levels[f"p{level}"] = conv(f"output{level}", merged, 3)
+            above = merged
+        if self.extra_levels == "p6p7":
+            levels["p6"] = conv("p6", features["c5"], 3, stride=2)
+            levels["p7"] = conv("p7", jax.nn.relu(levels["p6"]), 3, stride=2)
+        return dict(sorted(levels.items()))

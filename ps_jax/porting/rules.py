@@ -1,0 +1,211 @@
+"""The porting engine: a table of rules carries foreign tensors to our variables, all or nothing.
+
+A rule says under which name a tensor stands in the PyTorch checkpoint, where it goes in our variables and
+how its axes move. Names may hold placeholders in braces that stand for one number, the same on both sides:
+
+    Rule("layer{i}.{j}.conv1.weight", "params/stage{i}/block{j}/conv1/kernel", convolution_kernel)
+
+Nothing is skipped in silence: a tensor without a rule, a variable without a tensor and a shape that does
+not fit are all collected and raised in one error. What a checkpoint holds but we have no use for is named
+by a rule with `ours=None`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ps_jax.errors import PortingError
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def identity(tensor: np.ndarray) -> np.ndarray:
+    """Leaves the tensor as it is."""
+    return tensor
+
+
+def convolution_kernel(tensor: np.ndarray) -> np.ndarray:
+    """(out, in / groups, height, width) -> (height, width, in / groups, out); depthwise kernels too."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
+def linear_kernel(tensor: np.ndarray) -> np.ndarray:
+    """(out, in) -> (in, out)."""
+    return tensor.transpose(1, 0)
+
+
+def flatten(tensor: np.ndarray) -> np.ndarray:
+    """(channel, 1, 1) -> (channel), for ConvNeXt's layer scale."""
+    return tensor.reshape(-1)
+
+
+class Rule(NamedTuple):
+    """One line of a porting table.
+
+    Attributes:
+      torch: name in the checkpoint, with {placeholders} for numbers.
+      ours: path "collection/module/.../leaf" in our variables, with the same placeholders; None drops the
+        tensor on purpose.
+      transform: what becomes of the array; must raise ValueError if its axes are not as expected, as numpy's
+        transpose does.
+    """
+
+    torch: str
+    ours: str | None
+    transform: Transform = identity
+
+
+def convolution_rules(torch: str, ours: str) -> list[Rule]:
+    """Rules of a convolution: `torch` and `ours` are the two modules' paths, ours without collection."""
+    return [
+        Rule(f"{torch}.weight", f"params/{ours}/kernel", convolution_kernel),
+        Rule(f"{torch}.bias", f"params/{ours}/bias"),
+    ]
+
+
+def linear_rules(torch: str, ours: str) -> list[Rule]:
+    """Rules of a fully connected layer."""
+    return [
+        Rule(f"{torch}.weight", f"params/{ours}/kernel", linear_kernel),
+        Rule(f"{torch}.bias", f"params/{ours}/bias"),
+    ]
+
+
+def layer_norm_rules(torch: str, ours: str) -> list[Rule]:
+    """Rules of a normalisation without running statistics."""
+    return [
+        Rule(f"{torch}.weight", f"params/{ours}/scale"),
+        Rule(f"{torch}.bias", f"params/{ours}/bias"),
+    ]
+
+
+def batch_norm_rules(torch: str, ours: str) -> list[Rule]:
+    """Rules of a batch normalisation; its counter of batches has no use here and is dropped."""
+    return [
+        *layer_norm_rules(torch, ours),
+        Rule(f"{torch}.running_mean", f"batch_stats/{ours}/mean"),
+        Rule(f"{torch}.running_var", f"batch_stats/{ours}/var"),
+        Rule(f"{torch}.num_batches_tracked", None),
+    ]
+
+
+def match_rules(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, Rule]:
+    """Finds the rule of every name, its placeholders filled in.
+
+    Args:
+      names: names in the checkpoint.
+      rules: the table; the first rule that fits a name counts.
+
+    Returns:
+      Each name that a rule takes, with that rule written out for it.
+    """
+    table = [(_pattern(rule.torch), rule) for rule in rules]
+    placed = {}
+    for name in names:
+        for pattern, rule in table:
+            if match := pattern.fullmatch(name):
+                path = None if rule.ours is None else rule.ours.format(**match.groupdict())
+                placed[name] = Rule(name, path, rule.transform)
+                break
+    return placed
+
+
+def port_tensors(
+    tensors: Mapping[str, np.ndarray],
+    rules: Iterable[Rule],
+    template: Mapping[str, Any],
+    ignore: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Carries checkpoint tensors to our variables.
+
+    Args:
+      tensors: arrays by their name in the checkpoint.
+      rules: the table; the first rule that fits a name counts.
+      template: the variables to fill: nested dictionaries, collections on top, of arrays or
+        `jax.ShapeDtypeStruct` (from `jax.eval_shape`). Only structure, shapes and types are used.
+      ignore: names of tensors to leave out, as in rules with {placeholders}; a name that ends in "*" stands
+        for everything that begins so.
+
+    Returns:
+      New variables, structured, shaped and typed as the template, every entry from the checkpoint.
+
+    Raises:
+      PortingError: listing every tensor that no rule takes to a variable, every variable that no tensor
+        reaches, and every tensor whose shape does not fit.
+    """
+    wanted = traverse_util.flatten_dict(_as_dict(template), sep="/")
+    ignored = [_pattern(name) for name in ignore]
+    kept = [name for name in tensors if not any(pattern.fullmatch(name) for pattern in ignored)]
+    placed = match_rules(kept, rules)
+    ported: dict[str, jax.Array] = {}
+    source: dict[str, str] = {}
+    unmatched, misshapen = [], []
+    for name in kept:
+        tensor = tensors[name]
+        if name not in placed:
+            unmatched.append(f"{name} {_shape(tensor)}: no rule takes this name")
+            continue
+        path, transform = placed[name].ours, placed[name].transform
+        if path is None:
+            continue
+        if path not in wanted:
+            unmatched.append(f"{name} {_shape(tensor)}: the model has no {path}")
+            continue
+        if path in source:
+            unmatched.append(f"{name} {_shape(tensor)}: {path} is already filled by {source[path]}")
+            continue
+        source[path] = name
+        try:
+            value = transform(tensor)
+        except ValueError:
+            value = tensor
+        if value.shape != tuple(wanted[path].shape):
+            misshapen.append(
+                f"{name} {_shape(tensor)} becomes {_shape(value)}, but {path} is {_shape(wanted[path])}"
+            )
+            continue
+        ported[path] = jnp.asarray(value, wanted[path].dtype)
+    missing = [f"{path} {_shape(leaf)}" for path, leaf in wanted.items() if path not in source]
+    _raise_if_any(unmatched, missing, misshapen)
+    return traverse_util.unflatten_dict(ported, sep="/")
+
+
+def _as_dict(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _as_dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _shape(array: Any) -> str:
+    return "x".join(map(str, array.shape)) or "scalar"
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """Compiles a checkpoint name with {placeholders} and possibly a "*" at its end."""
+    prefix = name.endswith("*")
+    pieces = re.split(r"\{(\w+)\}", name.removesuffix("*"))
+    seen: set[str] = set()
+    expression = ""
+    for index, piece in enumerate(pieces):
+        if index % 2 == 0:
+            expression += re.escape(piece)
+        else:
+            expression += f"(?P={piece})" if piece in seen else rf"(?P<{piece}>\d+)"
+            seen.add(piece)
+    return re.compile(expression + (".*" if prefix else ""))
+
+
+def _raise_if_any(unmatched: list[str], missing: list[str], misshapen: list[str]) -> None:
+    parts = []
+    for title, lines in (
+        ("tensors of the checkpoint that have no place in the model", unmatched),
+        ("variables of the model that the checkpoint does not fill", missing),
+        ("tensors whose shape does not fit", misshapen),
+    ):
+        if lines:
+            parts.append("\n  ".join([f"{len(lines)} {title}:", *lines]))
+    if parts:
+        raise PortingError("The weights do not fit the model.\n" + "\n".join(parts))

@@ -1,0 +1,204 @@
+"""SPNet's query-centric path in training: each person of the batch is looked for in its scenes (section 3.2).
+
+A pair is a scene and a query (an annotated person of any scene). The pair is positive if that person, known
+by `People.person`, is in the scene: in the query's own picture or in another view of it.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ps_jax.boxes import clip_boxes, decode, elementwise_giou, elementwise_iou, match_anchors, sample_indices
+from ps_jax.boxes.sampling import Order
+from ps_jax.heads import fixed_norm_logit, query_distances
+from ps_jax.interface import People, Scenes
+from ps_jax.systems._devices import device_count, numbered_keys
+
+if TYPE_CHECKING:
+    from ps_jax.systems.spnet import SPNet
+
+
+class Pairs(NamedTuple):
+    """Query-scene pairs of a batch.
+
+    Attributes:
+      scene: which scene is searched.
+      query: which annotated person is searched for, counted over all slots of all scenes.
+      target_box: that person's box in the searched scene, zeros in a negative pair.
+      positive: whether the person is in the scene.
+      valid: pairs that exist.
+    """
+
+    scene: Int[Array, " pair"]
+    query: Int[Array, " pair"]
+    target_box: Float[Array, "pair 4"]
+    positive: Bool[Array, " pair"]
+    valid: Bool[Array, " pair"]
+
+
+def without_duplicates(people: People) -> People:
+    """Drops all boxes of a person who is annotated more than once in one scene."""
+    same = people.person[:, :, None] == people.person[:, None, :]
+    same &= people.valid[:, :, None] & people.valid[:, None, :]
+    return people._replace(valid=people.valid & (jnp.sum(same, axis=2) == 1))
+
+
+def choose_pairs(
+    people: People, count: int, key: Key[Array, ""], order: Order
+) -> tuple[Pairs, Bool[Array, "batch query"]]:
+    """Chooses query-scene pairs at random, the most telling kinds first.
+
+    First pairs of a person and another view it is in, then of a person and its own scene, then of a person
+    and a scene without it.
+
+    Args:
+      people: annotated people, no person twice in a scene.
+      count: how many pairs to choose.
+      key: random key.
+      order: puts candidates in order; see `ps_jax.boxes.random_order`.
+
+    Returns:
+      The pairs, ordered by scene and query, and which of all combinations were chosen.
+    """
+    batch, slots = people.valid.shape
+    person, exists = people.person.reshape(-1), people.valid.reshape(-1)
+    same = (people.person[:, :, None] == person) & people.valid[:, :, None] & exists
+    present = jnp.any(same, axis=1)
+    slot = jnp.argmax(same, axis=1)
+    own = jnp.arange(batch)[:, None] == jnp.arange(batch * slots) // slots
+
+    kinds = (present & ~own, present & own, ~present & exists)
+    turn = jnp.full(batch * slots * batch, batch * slots * batch)
+    before = 0
+    for kind, kind_key in zip(kinds, jax.random.split(key, len(kinds)), strict=True):
+        mask = kind.reshape(-1)
+        place = jnp.argsort(jnp.argsort(order(kind_key, mask)))  # 0, 1, ... within the kind
+        turn = jnp.where(mask, before + place, turn)
+        before = before + jnp.sum(mask)
+    chosen = (turn < count) & jnp.any(jnp.stack(kinds), axis=0).reshape(-1)
+
+    (flat,) = jnp.nonzero(chosen, size=count, fill_value=0)
+    scene, query = flat // (batch * slots), flat % (batch * slots)
+    valid = jnp.arange(count) < jnp.sum(chosen)
+    positive = valid & present[scene, query]
+    target_box = jnp.where(positive[:, None], people.box[scene, slot[scene, query]], 0.0)
+    return Pairs(scene, query, target_box, positive, valid), chosen.reshape(batch, -1)
+
+
+def overlapping_anchors(giou: Float[Array, "pair anchor"], count: int) -> Int[Array, "pair count"]:
+    """The anchors that overlap each pair's person best; of equal ones the lower numbers."""
+    return jax.lax.top_k(giou, count)[1]
+
+
+def choose_anchors(
+    giou: Float[Array, "pair anchor"],
+    distance: Float[Array, "pair anchor"],
+    positive: Bool[Array, " pair"],
+    count: int,
+) -> Int[Array, "pair count"]:
+    """Chooses the anchors of each pair that go on to box regression.
+
+    Of a positive pair: the `count` // 2 that overlap the person best, then as many of the `count` nearest in
+    embedding, those with the lowest numbers (as the released code does; the paper's text would take the
+    nearest). Of a negative pair: the nearest.
+
+    Args:
+      giou: overlap of each anchor with the person's box.
+      distance: length of each anchor's offset from the query.
+      positive: kind of each pair.
+      count: K, how many to choose.
+
+    Returns:
+      Numbers of the chosen anchors.
+    """
+    nearest = jax.lax.top_k(-distance, count)[1]
+    overlapping = overlapping_anchors(giou, count // 2)
+
+    def others(nearest, overlapping):
+        mask = jnp.zeros(distance.shape[1], bool).at[nearest].set(True).at[overlapping].set(False)
+        return jnp.nonzero(mask, size=count - count // 2, fill_value=0)[0]
+
+    chosen = jnp.concatenate([overlapping, jax.vmap(others)(nearest, overlapping)], axis=1)
+    return jnp.where(positive[:, None], chosen, nearest)
+
+
+def query_centric_losses(
+    model: "SPNet",
+    pyramid: dict[str, Array],
+    scenes: Scenes,
+    people: People,
+    key: Key[Array, ""],
+) -> dict[str, Float[Array, ""]]:
+    """Losses of the query-centric path.
+
+    Under a device axis pairs are formed within each device's part of the batch, with an equal share of the
+    budget of pairs; all views of a picture must lie on one device.
+
+    Args:
+      model: the bound module.
+      pyramid: feature pyramid of the scenes.
+      scenes, people: the batch.
+      key: random key for sampling, the same on all devices.
+
+    Returns:
+      "anchor_classification", "bbox_regression1" and "reid".
+    """
+    people = without_duplicates(people)
+    anchors = model.anchors(scenes, pyramid)
+    anchor_embedding = model.anchor_embedder(pyramid)
+    annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
+
+    pair_key, box_key = jax.random.split(key)
+    pair_count = model.pairs_per_batch // device_count(model.axis_name)
+    (pair_key,) = numbered_keys(pair_key, 1, model.axis_name)
+    pairs, chosen = choose_pairs(people, pair_count, pair_key, model.order)
+    query = annotated.reshape(-1, annotated.shape[-1])[pairs.query]
+
+    distance = query_distances(query, pairs.scene, anchor_embedding)
+    logits = fixed_norm_logit(distance, model.embedding_dim)
+
+    def match(target, positive):
+        iou = elementwise_iou(target, anchors)[None]
+        return match_anchors(iou, positive[None], model.match_high, model.match_low, allow_low_quality=True)
+
+    matched = jax.vmap(match)(pairs.target_box, pairs.positive)
+    terms = {"anchor_classification": model.anchor_loss(logits, matched, pairs.valid[:, None])}
+
+    giou = elementwise_giou(pairs.target_box[:, None], anchors[None])
+    index = choose_anchors(giou, jax.lax.stop_gradient(distance), pairs.positive, model.samples_per_pair)
+    sampled_matched = jnp.take_along_axis(matched, index, axis=1)
+    sampled_anchors = anchors[index]
+    target_box = jnp.broadcast_to(pairs.target_box[:, None], sampled_anchors.shape)
+    offsets = query[:, None] - anchor_embedding[pairs.scene[:, None], index]
+    deltas = model.regression_head[0](offsets)
+    positive = (sampled_matched >= 0) & pairs.valid[:, None]
+    terms["bbox_regression1"] = model.box_loss(deltas, sampled_anchors, target_box, positive)
+
+    size = model.clip_size(scenes)[pairs.scene]
+    predicted = jax.lax.stop_gradient(clip_boxes(decode(deltas, sampled_anchors), size))
+    accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
+    accurate &= pairs.positive[:, None]
+    kept, accurate = jax.vmap(
+        lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
+    )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
+    reid_boxes = jnp.take_along_axis(predicted, kept[..., None], axis=1)
+    reid_identity = jnp.broadcast_to(people.identity.reshape(-1)[pairs.query][:, None], kept.shape)
+    embedding = model.embed_boxes(pyramid, reid_boxes, accurate, train=True, scene=pairs.scene)
+    terms["reid"] = model.reid_loss(
+        [(embedding, reid_identity, accurate), (annotated, people.identity, people.valid)]
+    )
+
+    model.sow("intermediates", "chosen_pairs", chosen)
+    model.sow("intermediates", "pairs", pairs)
+    model.sow("intermediates", "anchor_logits", logits)
+    model.sow("intermediates", "matched", matched)
+    model.sow("intermediates", "sampled_index", index)
+    model.sow("intermediates", "sampled_matched", sampled_matched)
+    model.sow("intermediates", "deltas", deltas)
+    model.sow("intermediates", "people_embedding", annotated)
+    model.sow("intermediates", "reid_embedding", embedding)
+    model.sow("intermediates", "reid_identity", reid_identity)
+    model.sow("intermediates", "reid_valid", accurate)
+    return terms

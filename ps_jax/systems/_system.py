@@ -1,0 +1,178 @@
+"""The interface that the trainer, the evaluator and the porter know; they know no system by name."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key, PyTree
+
+from ps_jax.errors import ConfigError
+from ps_jax.interface import Detections, People, Scenes
+
+Variables = Mapping[str, Any]
+
+
+class System:
+    """A person-search model as functions of its variables.
+
+    Variables are {"params", "batch_stats", "memory"}; `memory` holds what is neither trained nor a statistic
+    of the images (lookup tables, queues) and may be empty. All methods are pure and can be jitted.
+
+    A subclass names its Linen module class, which has the methods `initialise()`, `losses(scenes, people)`,
+    `detect(scenes)`, `embed(scenes, boxes)` and, where it searches query by query, `find(scenes, queries)`, all
+    taking normalised images.
+
+    Attributes:
+      name: the system's name in a configuration.
+      module_class: class of the Linen module.
+      pixel_mean, pixel_std: mean and standard deviation of the RGB channels in 0 .. 1 that images are
+        normalised with (ImageNet's).
+      module: the module, built from the keyword arguments in `model`.
+    """
+
+    name: ClassVar[str]
+    module_class: ClassVar[type[nn.Module]]
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __init__(self, model: Mapping[str, Any]):
+        known = {f.name: f for f in dataclasses.fields(self.module_class) if f.name not in ("parent", "name")}
+        for key in model:
+            if key not in known:
+                options = ", ".join(sorted(known))
+                raise ConfigError(f"{self.name}: the model has no option {key!r}. Its options: {options}.")
+        for key, field in known.items():
+            required = field.default is field.default_factory is dataclasses.MISSING
+            if required and key not in model:
+                raise ConfigError(f"{self.name}: the model needs {key!r}. Add it to the model's options.")
+        self.module = self.module_class(**model)
+
+    def normalise(self, scenes: Scenes) -> Scenes:
+        """Turns u8 images into normalised float32 ones with zeros in the padding; leaves float images as are."""
+        image = jnp.asarray(scenes.image)
+        if image.dtype != jnp.uint8:
+            return scenes
+        mean, deviation = jnp.asarray(self.pixel_mean), jnp.asarray(self.pixel_std)
+        image = (image.astype(jnp.float32) / 255.0 - mean) / deviation
+        size = jnp.asarray(scenes.size)[:, None, None, :]
+        rows = jnp.arange(image.shape[1])[:, None] < size[..., 0]
+        columns = jnp.arange(image.shape[2])[None, :] < size[..., 1]
+        return scenes._replace(image=jnp.where((rows & columns)[..., None], image, 0.0))
+
+    def init(self, rng: Key[Array, ""], scenes: Scenes, people: People) -> dict[str, PyTree]:
+        """Makes the variables before training.
+
+        Args:
+          rng: random key.
+          scenes, people: a batch, so that systems whose variables depend on sizes can see them.
+
+        Returns:
+          {"params", "batch_stats", "memory"}.
+        """
+        del scenes, people
+        return self._initialise(rng)
+
+    def _initialise(self, rng: Key[Array, ""]) -> dict[str, PyTree]:
+        def make(rng):
+            params, other = jax.random.split(rng)
+            streams = {"params": params, "sampling": other, "stochastic_depth": other}
+            return self.module.init(streams, method="initialise")
+
+        variables = jax.jit(make)(rng)
+        return {name: variables.get(name, {}) for name in ("params", "batch_stats", "memory")}
+
+    @functools.cached_property
+    def template(self) -> dict[str, PyTree]:
+        """Shapes and types of all variables, without computing any."""
+        return jax.eval_shape(self._initialise, jax.random.key(0))
+
+    def losses(
+        self, variables: Variables, scenes: Scenes, people: People, rng: Key[Array, ""]
+    ) -> tuple[dict[str, Float[Array, ""]], dict[str, PyTree]]:
+        """The terms of the training loss and what changes beside the parameters.
+
+        Args:
+          variables: {"params", "batch_stats", "memory"}.
+          scenes, people: a batch; under a device axis, this device's part of it.
+          rng: random key of the step, the same on all devices.
+
+        Returns:
+          Named scalar terms whose sum is the loss (under a device axis: this device's share; the sum over
+          devices is the loss of the global batch), and the new {"batch_stats", "memory"}.
+        """
+        sampling, stochastic_depth = jax.random.split(rng)
+        terms, changed = self.module.apply(
+            variables,
+            self.normalise(scenes),
+            people,
+            method="losses",
+            rngs={"sampling": sampling, "stochastic_depth": stochastic_depth},
+            mutable=["batch_stats", "memory"],
+        )
+        return terms, {name: changed.get(name, {}) for name in ("batch_stats", "memory")}
+
+    def detect(self, variables: Variables, scenes: Scenes) -> Detections:
+        """Finds people and embeds them: `Detections` with arrays [B, K, ...]."""
+        return self.module.apply(variables, self.normalise(scenes), method="detect")
+
+    def embed(
+        self, variables: Variables, scenes: Scenes, boxes: Float[Array, "batch box 4"]
+    ) -> Float[Array, "batch box dimension"]:
+        """Embeds given boxes of every scene, queries for example."""
+        return self.module.apply(variables, self.normalise(scenes), boxes, method="embed")
+
+    def find(
+        self, variables: Variables, scenes: Scenes, queries: Float[Array, "query dimension"]
+    ) -> Detections:
+        """Looks for each query in each scene: `Detections` with arrays [B, Q, K, ...].
+
+        Raises:
+          ValueError: if the system does not search query by query.
+        """
+        if not hasattr(self.module, "find"):
+            raise ValueError(f"{self.name} has no query-centric search")
+        return self.module.apply(variables, self.normalise(scenes), queries, method="find")
+
+    def trainable(self, params: PyTree) -> PyTree:
+        """Which parameters are trained: a tree of bool, all of them unless a system freezes some."""
+        return jax.tree.map(lambda _: True, params)
+
+    def group(self, params: PyTree) -> PyTree:
+        """The optimiser group of each parameter: "backbone" for the trunk, "head" for all others."""
+        return {
+            name: jax.tree.map(lambda _, name=name: "backbone" if name == "backbone" else "head", tree)
+            for name, tree in params.items()
+        }
+
+    def after_step(self, state: Any) -> Any:
+        """What a system does to the training state after each optimiser step; nothing by default."""
+        return state
+
+    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, PyTree]:
+        """Variables whose trunk has the given ones, for example ported ImageNet weights.
+
+        Args:
+          variables: as `init` makes them.
+          trunk: {"params"} and, where the trunk has statistics, {"batch_stats"} of the trunk module alone.
+        """
+        return {
+            name: {**tree, "backbone": trunk[name]} if "backbone" in tree else tree
+            for name, tree in variables.items()
+        }
+
+    def transfer(
+        self, pretrained: Variables, fresh: Variables, pretrained_by: "System | None" = None
+    ) -> dict[str, PyTree]:
+        """Variables for the next phase of training: everything pre-trained but the memory, which starts anew.
+
+        Args:
+          pretrained: variables at the end of the phase before.
+          fresh: variables of this phase as `init` makes them.
+          pretrained_by: the system of the phase before, where it was configured differently.
+        """
+        del pretrained_by
+        return {**pretrained, "memory": fresh["memory"]}

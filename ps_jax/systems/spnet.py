@@ -1,0 +1,285 @@
+"""SPNet: Swap Path Network for Robust Person Search Pre-training (Jaffe and Zakhor, WACV 2025).
+
+A dense detector whose classification is the length of an offset `o = q - a` between a query embedding and the
+embedding of an anchor: short means that the anchor lies on the person. The query embedding takes one of two
+paths that share everything else: the *query-centric* path embeds the box of a real person, and the detector
+finds that person; the *object-centric* path predicts it from the anchor itself, and the detector finds everybody.
+Numbers are those of the released code where it differs from the paper.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from ps_jax.backbones import build_trunk
+from ps_jax.boxes import IGNORED, decode, pyramid_anchors, random_order
+from ps_jax.boxes.sampling import Order
+from ps_jax.errors import ConfigError
+from ps_jax.heads import AnchorEmbedder, BoxEmbedder, BoxRegressor, Bridge
+from ps_jax.interface import Detections, People, Scenes
+from ps_jax.losses import InstanceMemory, giou_loss, oim_loss, sigmoid_focal_loss, update_memory
+from ps_jax.necks import FeaturePyramid
+from ps_jax.systems import _spnet_detection
+from ps_jax.systems._devices import gather_rows, sum_over_devices
+from ps_jax.systems._spnet_object_centric import object_centric_losses
+from ps_jax.systems._spnet_query_centric import query_centric_losses
+from ps_jax.systems._system import System, Variables
+
+# Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
+ANCHOR_SIZES = tuple(tuple(float(int(base * 2 ** (k / 3))) for k in range(3)) for base in (32, 64, 128, 256, 512))
+LAST_STAGE = "stage4"  # of every trunk
+
+
+class SPNet(nn.Module):
+    """SPNet-S: one box embedder for queries and re-identification, no cascade.
+
+    Attributes:
+      num_identities: L, known identities of the training set.
+      trunk: name of the trunk; see `ps_jax.backbones.build_trunk`.
+      stochastic_depth: rate of the trunk's stochastic depth; None is the trunk's own.
+      mode: path used in training, "oc" (object-centric) or "qc" (query-centric).
+      embedding_dim: d, length of anchor and query embeddings.
+      reid_dim: D, length of re-identification embeddings; must be d where these serve as queries.
+      anchor_sizes: anchor sizes of each level in pixels.
+      anchor_ratios: height over width.
+      match_high, match_low: overlap from which an anchor is positive, below which it is background.
+      focal_alpha, focal_gamma: of the focal loss on anchors.
+      samples_per_image: object-centric: anchors of an image that go on to box regression.
+      positive_fraction: largest share of positives among them.
+      pairs_per_batch: query-centric: query-scene pairs of a batch.
+      samples_per_pair: query-centric: anchors of a pair that go on to box regression.
+      reid_iou: overlap with its person from which a predicted box counts for re-identification.
+      oim_scale, oim_momentum, queue_size: of online instance matching; slots for unknown people.
+      top_anchors, query_top_anchors: anchors looked at in detection, and for each query in a search.
+      score_threshold: least score of a detection.
+      detections_per_scene: candidates for non-maximum suppression, so at most this many detections.
+      nms_threshold: overlap above which the lower score is suppressed.
+      clip_to_first_scene: clip the boxes predicted in training to the size of the first scene of the batch, as
+        the released code does, instead of to that of their own (all sizes are equal in published training).
+      order: puts candidates in random order wherever training samples.
+      axis_name: device axis that the batch is spread over.
+      dtype: type of trunk, neck, anchor and box embedder, float32 if None; norms, logits, box regression and
+        losses are float32 always.
+    """
+
+    num_identities: int
+    trunk: str = "convnext_tiny"
+    stochastic_depth: float | None = None
+    mode: str = "oc"
+    embedding_dim: int = 128
+    reid_dim: int = 128
+    anchor_sizes: Sequence[Sequence[float]] = ANCHOR_SIZES
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    match_high: float = 0.5
+    match_low: float = 0.4
+    focal_alpha: float = 0.5
+    focal_gamma: float = 1.0
+    samples_per_image: int = 128
+    positive_fraction: float = 0.5
+    pairs_per_batch: int = 32
+    samples_per_pair: int = 64
+    reid_iou: float = 0.7
+    oim_scale: float = 30.0
+    oim_momentum: float = 0.5
+    queue_size: int = 5000
+    top_anchors: int = 1000
+    query_top_anchors: int = 100
+    score_threshold: float = 0.5
+    detections_per_scene: int = 300
+    nms_threshold: float = 0.5
+    clip_to_first_scene: bool = False
+    order: Order = random_order
+    axis_name: str | None = None
+    dtype: Any = None
+
+    def setup(self) -> None:
+        if self.mode not in ("oc", "qc"):
+            raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
+        if self.mode == "qc" and self.reid_dim != self.embedding_dim:
+            raise ConfigError(
+                f"reid_dim is {self.reid_dim}, but queries need embeddings of length {self.embedding_dim}. "
+                "Make reid_dim equal to embedding_dim, or train with mode 'oc'."
+            )
+        options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
+        if self.stochastic_depth is not None:
+            options["stochastic_depth"] = self.stochastic_depth
+        self.backbone = build_trunk(self.trunk, **options)
+        # As wide as the input of the last stage, a copy of which looks at pyramid features.
+        self.fpn = FeaturePyramid(self.backbone.channels["c4"], dtype=self.dtype)
+        self.anchor_embedder = AnchorEmbedder(
+            self.embedding_dim, len(self.anchor_sizes[0]) * len(self.anchor_ratios), self.dtype
+        )
+        self.box_embedder = BoxEmbedder(
+            self.backbone.last_stage(name=None), self.reid_dim, axis_name=self.axis_name
+        )
+        # One for each stage; a cascade would add more.
+        self.bridge = [Bridge()]
+        self.regression_head = [BoxRegressor()]
+        self.lookup_table = self.variable(
+            "memory", "lookup_table", jnp.zeros, (self.num_identities, self.reid_dim), jnp.float32
+        )
+        self.queue = self.variable("memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32)
+        self.queue_header = self.variable("memory", "queue_header", jnp.zeros, (), jnp.int32)
+
+    def initialise(self) -> None:
+        """Runs every part once on a small empty scene, so that all variables are made."""
+        scenes = Scenes(jnp.zeros((1, 64, 64, 3)), jnp.full((1, 2), 64))
+        pyramid = self.features(scenes, train=False)
+        offsets = self.bridge[0](self.anchor_embedder(pyramid))
+        self.regression_head[0](offsets)
+        self.embed_boxes(pyramid, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool), train=False)
+
+    # Parts that both paths share
+
+    def features(self, scenes: Scenes, train: bool) -> dict[str, Array]:
+        """Feature pyramid p3 .. p7 of the normalised images."""
+        image = jnp.asarray(scenes.image)
+        return self.fpn(self.backbone(image if self.dtype is None else image.astype(self.dtype), train))
+
+    def anchors(self, scenes: Scenes, pyramid: dict[str, Array]) -> Float[Array, "anchor 4"]:
+        """Anchors of every scene of the batch: all are padded to one size, and the strides are that size's."""
+        image_size = scenes.image.shape[1:3]
+        feature_sizes = [level.shape[1:3] for level in pyramid.values()]
+        return pyramid_anchors(image_size, feature_sizes, self.anchor_sizes, self.anchor_ratios)
+
+    def embed_boxes(
+        self,
+        pyramid: dict[str, Array],
+        boxes: Float[Array, "row box 4"],
+        valid: Bool[Array, "row box"],
+        train: bool,
+        scene: Int[Array, " row"] | None = None,
+    ) -> Float[Array, "row box dimension"]:
+        """Embeds rows of boxes; a row belongs to the scene of its own number unless `scene` says another."""
+        rows, count = valid.shape
+        scene = jnp.arange(rows) if scene is None else scene
+        embedding = self.box_embedder(
+            pyramid["p3"],
+            boxes.reshape(-1, 4).astype(jnp.float32),
+            jnp.repeat(scene, count),
+            valid.reshape(-1),
+            train,
+        )
+        return embedding.reshape(rows, count, -1)
+
+    def clip_size(self, scenes: Scenes) -> Int[Array, "batch 2"]:
+        """(height, width) that the boxes predicted in each scene are clipped to in training."""
+        size = jnp.asarray(scenes.size)
+        return jnp.broadcast_to(size[:1], size.shape) if self.clip_to_first_scene else size
+
+    # Losses (section 3.3); each is this device's share of the loss of the global batch
+
+    def losses(self, scenes: Scenes, people: People) -> dict[str, Float[Array, ""]]:
+        """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""
+        people = jax.tree.map(jnp.asarray, people)
+        path = object_centric_losses if self.mode == "oc" else query_centric_losses
+        pyramid = self.features(scenes, train=True)
+        self.sow("intermediates", "pyramid", pyramid)
+        return path(self, pyramid, scenes, people, self.make_rng("sampling"))
+
+    def anchor_loss(
+        self,
+        logits: Float[Array, "row anchor"],
+        matched: Int[Array, "row anchor"],
+        valid: Bool[Array, "row #anchor"] | bool = True,
+    ) -> Float[Array, ""]:
+        """Focal loss summed over all anchors that are not ignored, over the number of positive ones."""
+        positive = (matched >= 0) & valid
+        loss = sigmoid_focal_loss(logits, positive.astype(jnp.float32), self.focal_alpha, self.focal_gamma)
+        loss = jnp.sum(jnp.where((matched != IGNORED) & valid, loss, 0.0))
+        return loss / self._count(positive)
+
+    def box_loss(
+        self,
+        deltas: Float[Array, "row sample 4"],
+        anchors: Float[Array, "row sample 4"],
+        targets: Float[Array, "row sample 4"],
+        positive: Bool[Array, "row sample"],
+    ) -> Float[Array, ""]:
+        """GIoU loss of the decoded, unclipped boxes, mean over the positive samples of the batch."""
+        loss = giou_loss(decode(deltas, anchors), targets)
+        return jnp.sum(jnp.where(positive, loss, 0.0)) / self._count(positive)
+
+    def reid_loss(
+        self,
+        groups: list[tuple[Float[Array, "row box dimension"], Int[Array, "row box"], Bool[Array, "row box"]]],
+    ) -> Float[Array, ""]:
+        """Online instance matching over groups of (embedding, identity, valid); updates the memory.
+
+        The order of the rows is the order of the memory's updates, and does not depend on the number of devices.
+        """
+        groups = [(e.reshape(-1, e.shape[-1]), i.reshape(-1), v.reshape(-1)) for e, i, v in groups]
+        memory = InstanceMemory(self.lookup_table.value, self.queue.value, self.queue_header.value)
+        embedding, identity, valid = map(jnp.concatenate, zip(*groups, strict=True))
+        loss = oim_loss(embedding, identity, valid, memory, self.oim_scale)
+
+        gathered = [gather_rows(jax.lax.stop_gradient(group), self.axis_name) for group in groups]
+        memory = update_memory(memory, *map(jnp.concatenate, zip(*gathered, strict=True)), self.oim_momentum)
+        self.lookup_table.value, self.queue.value, self.queue_header.value = memory
+        return jnp.sum(loss) / self._count(valid)
+
+    def _count(self, mask: Bool[Array, "..."]) -> Float[Array, ""]:
+        """Number of true entries on all devices, at least 1, as the divisor of a loss."""
+        count = sum_over_devices(jnp.sum(mask, dtype=jnp.float32), self.axis_name)
+        return jnp.maximum(count, 1.0)
+
+    # Test time
+
+    def detect(self, scenes: Scenes) -> Detections:
+        """Finds everybody (object-centric path): arrays [B, detections_per_scene, ...]."""
+        return _spnet_detection.detect(self, scenes)
+
+    def find(self, scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
+        """Finds each query's person (query-centric path): arrays [B, Q, query_top_anchors, ...]."""
+        return _spnet_detection.find(self, scenes, queries)
+
+    def embed(
+        self, scenes: Scenes, boxes: Float[Array, "batch box 4"]
+    ) -> Float[Array, "batch box dimension"]:
+        """Embeds given boxes; the result serves as a query on both paths."""
+        boxes = jnp.asarray(boxes)
+        pyramid = self.features(scenes, train=False)
+        return self.embed_boxes(pyramid, boxes, jnp.ones(boxes.shape[:2], bool), train=False)
+
+
+class SPNetSystem(System):
+    """SPNet behind the interface of all systems."""
+
+    name = "spnet"
+    module_class = SPNet
+
+    def init(self, rng, scenes, people):
+        """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""
+        variables = super().init(rng, scenes, people)
+        return _copy_last_stage(variables)
+
+    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, Any]:
+        """See `System.with_trunk`. The box embedder's stage becomes a copy of the new trunk's last stage."""
+        return _copy_last_stage(super().with_trunk(variables, trunk))
+
+    def transfer(
+        self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
+    ) -> dict[str, Any]:
+        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero."""
+        variables = super().transfer(pretrained, fresh)
+        if pretrained_by is not None and pretrained_by.module.mode == "qc":
+            bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
+            variables["params"] = {**variables["params"], **bridges}
+        return variables
+
+
+def _copy_last_stage(variables: Variables) -> dict[str, Any]:
+    result: dict[str, Any] = dict(variables)
+    for name in ("params", "batch_stats"):
+        collection: Mapping[str, Any] = variables[name]
+        if LAST_STAGE in collection.get("backbone", {}):
+            stage = jax.tree.map(jnp.copy, collection["backbone"][LAST_STAGE])
+            result[name] = {
+                **collection,
+                "box_embedder": {**collection["box_embedder"], "last_stage": stage},
+            }
+    return result

@@ -1,0 +1,209 @@
+"""The training loop: from a configuration and a work directory to a trained state.
+
+A work directory holds `config.json`, `metrics.jsonl`, `evaluation/` and one directory for each phase with
+`checkpoints/` (the newest), `best/` (the best of the periodic evaluations) and TensorBoard files. The same
+command goes on where a run ended, whatever ended it: the data are a pure function of (seed, step), random
+numbers one of (key, step), so on CPU the result is the uninterrupted run's bit for bit.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
+from ps_jax.training.finite import check_finite, check_finite_parameters
+from ps_jax.training.interruption import Interruption
+from ps_jax.training.metric_writers import MetricWriter, first_result
+from ps_jax.training.phases import Phase, check_phases, prepare_phase
+from ps_jax.training.progress import Progress
+from ps_jax.training.state import TrainState
+from ps_jax.training.step import on_one_device, replicate
+from ps_jax.training.workdir import claim_workdir, plain_config
+
+BEST_BY = "mAP"  # the first result of this name decides which checkpoint is the best
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all phases of a run share."""
+
+    config: ConfigDict
+    workdir: Path
+    source: Any
+    evaluate: Callable[..., dict]
+    devices: list[jax.Device]
+    interruption: Interruption
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    source: Any = None,
+    build: Callable[..., Any] | None = None,
+    evaluate: Callable[..., dict] | None = None,
+) -> TrainState:
+    """Trains all phases of a configuration, or what is left of them, and evaluates the result.
+
+    SIGTERM and SIGINT finish the running step, save, and leave with SystemExit 143 and 130.
+
+    Args:
+      config: the whole configuration.
+      workdir: where everything is written; a run that was ended goes on from what is there.
+      source: where batches come from; None opens the one that `config.data` describes.
+      build: (name, keyword arguments) -> system; None takes `ps_jax.systems.build_system`.
+      evaluate: (system, variables, source, config.eval, directory) -> results; None takes
+        `ps_jax.evaluation.evaluate`.
+
+    Returns:
+      The state at the end of the last phase.
+
+    Raises:
+      ConfigError: the configuration cannot run here, or the work directory belongs to another one.
+      CheckpointError: no checkpoint can be read, or it belongs to another model.
+      TrainingError: a loss is not finite, or the state could not be saved.
+    """
+    # Work directory
+    workdir = Path(workdir).absolute()
+    devices = jax.local_devices()
+    check_phases(config, len(devices))
+    started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
+    claim_workdir(workdir, config, bool(started))
+
+    # Data, systems and evaluation
+    if source is None:
+        from input_pipeline import open_source
+
+        source = open_source(config.data)
+    if build is None:
+        from ps_jax.systems import build_system as build
+    if evaluate is None:
+        from ps_jax.evaluation import evaluate
+
+    # The last phase that has a checkpoint goes on, or is found finished; the later ones follow.
+    first = list(config.phases).index(started[-1]) if started else 0
+    previous = None
+    with Interruption() as interruption:
+        run = _Run(config, workdir, source, evaluate, devices, interruption)
+        for index in range(first, len(config.phases)):
+            phase = prepare_phase(config, index, source, build, devices)
+            previous = (phase, _train(run, phase, previous))
+    return previous[1]
+
+
+def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -> TrainState:
+    """Trains one phase from where it stands to its end."""
+    from input_pipeline import prefetch_to_devices
+
+    config, settings, total = run.config, phase.settings, phase.total_steps
+    directory = run.workdir / phase.name
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        # Where the state comes from, the first that there is:
+        #   1. a checkpoint of this phase in the work directory,
+        #   2. the end of the previous phase, as the system transfers it,
+        #   3. the trunk weights that config.weights names,
+        #   4. scratch.
+        restored = checkpoints.restore(phase.template)
+        state = restored[0] if restored else phase.start(config.weights, previous)
+        step = int(state.step)
+        saved = step if restored else None
+        state = replicate(state, run.devices)
+        logging.info("%s: at step %d of %d", phase.name, step, total)
+
+        meta = {
+            "phase": phase.name,
+            "phase_index": phase.index,
+            "total_steps": total,
+            "seed": config.seed,
+            "system": config.system,
+            "model": phase.arguments,
+            "config": plain_config(config),
+        }
+        metrics, marked_step, marked_time = {}, step, time.monotonic()
+        host_batches = run.source.train_batches(settings, config.seed, step)
+        with (
+            prefetch_to_devices(host_batches, run.devices) as batches,
+            MetricWriter(run.workdir, config.phases, phase.name, step) as writer,
+            Progress(phase.name, step, total) as progress,
+        ):
+            while True:
+                finished, stopped = step == total, run.interruption.received
+                last = finished and phase.name == config.phases[-1]
+                evaluates = last or _due(settings.evaluate_every, step)
+                saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
+                logs = finished or step == 1 or _due(settings.log_every, step)
+
+                # Look at the last step's values, before anything of it is kept
+                if metrics and (logs or saves):
+                    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                    check_finite(phase.name, step, values, checkpoints.last_good)
+                    if logs:
+                        checkpoints.check()
+                        rate = (step - marked_step) / (time.monotonic() - marked_time)
+                        marked_step, marked_time = step, time.monotonic()
+                        writer.write(step, values | {"steps_per_second": rate})
+                        progress.show(step, values, rate)
+
+                # Save
+                if saves and step != saved and (step or finished):
+                    check_finite_parameters(phase.name, step, state.params, checkpoints.last_good)
+                    checkpoints.save(state, meta)
+                    saved = step
+                if stopped:
+                    checkpoints.wait()
+                    logging.warning(
+                        "%s: stopped by %s after step %d of %s; the same command goes on from there",
+                        *(run.workdir, stopped.name, step, phase.name),
+                    )
+                    raise SystemExit(run.interruption.exit_code)
+
+                # Evaluate, after the save, so that a run that is ended meanwhile loses nothing
+                if evaluates and not writer.evaluated(step):
+                    checkpoints.wait()
+                    with run.interruption.leaves_at_once():
+                        _evaluate(run, phase, state, step, meta, writer)
+                if finished:
+                    return state
+
+                # One step
+                state, metrics = phase.step(state, next(batches))
+                step += 1
+                progress.advance()
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
+
+
+def _evaluate(
+    run: _Run, phase: Phase, state: TrainState, step: int, meta: Mapping[str, Any], writer: MetricWriter
+) -> None:
+    """Evaluates the state, records the results, and keeps the state if it is the best of the phase so far."""
+    directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
+    variables = on_one_device(state.variables)
+    results = run.evaluate(phase.system, variables, run.source, run.config.eval, directory)
+    scalars = _scalars(results)
+    score = first_result(scalars, BEST_BY)
+    if phase.settings.evaluate_every and score is not None and score > writer.best_evaluation(BEST_BY):
+        with Checkpoints(run.workdir / phase.name / "best", keep=1) as best:
+            best.drop_from(step)  # of a run that was further than the one that goes on now
+            best.save(state, {**meta, BEST_BY: score})
+    writer.write_evaluation(step, scalars)
+
+
+def _scalars(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All numbers in nested results, by their path."""
+    scalars = {}
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            scalars |= _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            scalars[f"{prefix}{name}"] = float(value)
+    return scalars

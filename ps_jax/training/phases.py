@@ -1,0 +1,159 @@
+"""From the configuration to what one phase trains: its system, its optimiser, its length."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ps_jax.errors import ConfigError
+from ps_jax.training.optimizers import learning_rate_schedule, make_optimizer, warmup_length
+from ps_jax.training.state import TrainState
+from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
+
+
+def compute_dtype(precision: str) -> jnp.dtype:
+    """Dtype of the computation: "auto" is bfloat16 on accelerators and float32 on CPU."""
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f'config.precision is {precision!r}; it must be "auto", "float32" or "bfloat16"')
+    return jnp.dtype(precision)
+
+
+def model_arguments(config: ConfigDict, phase: str, num_identities: int) -> dict[str, Any]:
+    """Keyword arguments of the module in a phase: config.model, the phase's changes, and the data's part."""
+    changes = config[phase].get("model") or {}
+    return {**config.model, **changes, "num_identities": num_identities}
+
+
+def check_phases(config: ConfigDict, num_devices: int) -> None:
+    """Checks that every phase has its section and a batch that the devices can share.
+
+    Raises:
+      ConfigError: names the phase and what would do.
+    """
+    if not config.phases:
+        raise ConfigError("config.phases is empty; it must name at least one phase")
+    for name in config.phases:
+        if name not in config:
+            raise ConfigError(f"config.phases names {name!r}, but there is no config.{name}")
+        size, views = config[name].batch_size, config[name].get("views") or 1
+        unit = num_devices * views
+        fitting = -(-max(size, 1) // unit) * unit
+        if size != fitting:
+            raise ConfigError(
+                f"config.{name}.batch_size is {size}, which {num_devices} device(s) cannot share evenly"
+                + (f" in groups of {views} views" if views > 1 else "")
+                + f"; take a multiple of {unit} (--config.{name}.batch_size={fitting}), "
+                "or show the program fewer devices (CUDA_VISIBLE_DEVICES)"
+            )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase, ready to train.
+
+    Attributes:
+      name, index: its name, and its place in `config.phases`.
+      settings: its section of the configuration.
+      arguments: keyword arguments of its module, without those that belong to the machine.
+      system: its system outside of the step, for one device.
+      total_steps: its length.
+      template: shapes of its state.
+      step: its training step.
+    """
+
+    name: str
+    index: int
+    settings: ConfigDict
+    arguments: dict[str, Any]
+    system: Any
+    total_steps: int
+    template: TrainState
+    step: TrainStep
+    _first_state: Callable[[Mapping[str, Any]], TrainState]
+    _fresh_variables: Callable[[], dict[str, Any]]
+
+    def start(self, weights: str, previous: "tuple[Phase, TrainState] | None") -> TrainState:
+        """The state at step 0: after the previous phase, else with trunk weights, else from scratch.
+
+        Args:
+          weights: file with trunk weights, "" for none.
+          previous: the phase before and its last state, None for the first phase.
+        """
+        variables = self._fresh_variables()
+        if previous:
+            phase, state = previous
+            trained = jax.device_get(state.variables)
+            variables = self.system.transfer(trained, variables, pretrained_by=phase.system)
+        elif weights:
+            from ps_jax.porting import load_trunk_weights
+
+            trunk = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+            trunk = load_trunk_weights(weights, self.arguments["trunk"], trunk)
+            variables = self.system.with_trunk(variables, trunk)
+        return self._first_state(variables)
+
+
+def prepare_phase(
+    config: ConfigDict, index: int, source: Any, build: Callable[..., Any], devices: Sequence[jax.Device]
+) -> Phase:
+    """Builds system, optimiser and step of phase number `index`; computes no variables yet.
+
+    Args:
+      config: the whole configuration.
+      index: place in `config.phases`.
+      source: gives the number of identities, a first batch for its shapes, and the length of an epoch.
+      build: (name, keyword arguments) -> system.
+      devices: the devices to train on.
+    """
+    name = config.phases[index]
+    settings = config[name]
+
+    # System: one for the step, inside the device axis, one for everything else
+    arguments = model_arguments(config, name, len(source.split("train").labels))
+    dtype = compute_dtype(config.precision)
+    system = build(config.system, arguments | {"dtype": dtype, "axis_name": None})
+    in_step = build(config.system, arguments | {"dtype": dtype, "axis_name": AXIS_NAME})
+
+    # Variables
+    batch = next(iter(source.train_batches(settings, config.seed)))
+    init_rng, train_rng = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index))
+    shapes = jax.eval_shape(system.init, init_rng, batch.scenes, batch.people)
+
+    # Optimiser
+    steps_per_epoch = source.steps_per_epoch(settings)
+    total_steps = round(settings.epochs * steps_per_epoch)  # epochs may be a fraction
+    warmup_steps = warmup_length(settings, steps_per_epoch, total_steps)
+
+    def schedule(peak):
+        return learning_rate_schedule(peak, total_steps, warmup_steps)
+
+    trainable = system.trainable(shapes["params"])
+    optimizer = make_optimizer(settings, schedule, system.group(shapes["params"]), trainable)
+
+    def first_state(variables):
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            memory=variables["memory"],
+            opt_state=optimizer.init(variables["params"]),
+            rng=train_rng,
+        )
+
+    return Phase(
+        name=name,
+        index=index,
+        settings=settings,
+        arguments=arguments,
+        system=system,
+        total_steps=total_steps,
+        template=jax.eval_shape(first_state, shapes),
+        step=make_train_step(in_step, optimizer, schedule(settings.learning_rate), trainable, devices),
+        _first_state=first_state,
+        _fresh_variables=lambda: jax.jit(system.init)(init_rng, batch.scenes, batch.people),
+    )

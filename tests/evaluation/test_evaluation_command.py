@@ -1,0 +1,143 @@
+"""The command line of the evaluation, with the training's parts replaced by fakes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluation_fakes import ColorSystem, DrawnSource, make_split, perfect_variables
+
+from ps_jax.errors import ConfigError
+from ps_jax.evaluation.options import evaluation_config, output_directory, parse_arguments
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {
+    "system": "color",
+    "seed": 0,
+    "precision": "auto",
+    "data": {"source": "arrays", "dir": "elsewhere", "resize": [100, 160]},
+    "eval": {
+        "mode": "oc",
+        "galleries": ["default"],
+        "min_frame_gap": 0,
+        "true_boxes": True,
+        "cbgm": {"k1": 0, "k2": 0},
+        "pictures": 2,
+    },
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+def options_of(*arguments: str):
+    return parse_arguments("help", list(arguments))
+
+
+@pytest.fixture
+def command():
+    spec = importlib.util.spec_from_file_location("evaluation_command", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_configuration_with_changes(workdir):
+    options, changes = options_of(
+        *("--workdir", str(workdir), "--galleries", "TestG50,TestG100:full", "--min_frame_gap", "125"),
+        *("--cbgm", "10,3", "--no-true_boxes", "--config.data.dir=data/arrays", "--config.eval.pictures=0"),
+    )
+    config = evaluation_config(options, changes)
+    assert tuple(config.eval.galleries) == ("TestG50", "TestG100:full")
+    assert (config.eval.min_frame_gap, config.eval.mode, config.eval.true_boxes) == (125, "oc", False)
+    assert config.eval.cbgm.to_dict() == {"k1": 10, "k2": 3}
+    assert (config.data.dir, config.eval.pictures) == ("data/arrays", 0)
+    folder = output_directory(options, {"phase": "finetune", "step": 700})
+    assert folder == workdir / "evaluation" / (
+        "finetune-700-galleries_TestG50_TestG100_full-min_frame_gap_125-true_boxes_False-cbgm_10_3"
+    )
+    plain, _ = options_of("--workdir", str(workdir))
+    assert output_directory(plain, {"phase": "finetune", "step": 700}).name == "finetune-700"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.sorce=arrays"], "config.data.sorce"),
+        (["--config.eval.pictures=many"], "pictures"),
+        (["--galeries", "all"], "galeries"),
+        (["all"], "unknown arguments: all; python eval.py --help"),
+    ],
+)
+def test_unknown_arguments(workdir, arguments, message):
+    options, changes = options_of("--workdir", str(workdir), *arguments)
+    with pytest.raises(ConfigError) as error:
+        evaluation_config(options, changes)
+    assert message in str(error.value)
+
+
+def test_bad_numbers_are_refused_by_the_parser(workdir, capsys):
+    with pytest.raises(SystemExit):
+        options_of("--workdir", str(workdir), "--cbgm", "10")
+    assert "'10' is not two numbers such as 10,3" in capsys.readouterr().err
+
+
+def test_no_training_there(tmp_path):
+    command = [sys.executable, str(ROOT / "eval.py"), "--workdir", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    message = "there is no such file; name the work directory of a training with --workdir"
+    assert done.stderr.strip() == f"eval.py: {tmp_path / 'none' / 'config.json'}: {message}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everything_the_command_needs_imports_without_tensorflow():
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; import input_pipeline, ps_jax.systems;"
+        "import ps_jax.training, ps_jax.evaluation.evaluator, ps_jax.evaluation.options;"
+        "import ps_jax.evaluation.contact_sheets, ps_jax.evaluation.curves"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_main(workdir, command, monkeypatch, capsys):
+    split = make_split()
+    meta = {"phase": "finetune", "step": 700, "system": "color", "model": {"width": 3}, "config": CONFIG}
+    asked = {}
+
+    def load_variables(*arguments):
+        asked["checkpoint"] = arguments
+        return perfect_variables(split), meta
+
+    def build_system(name, model):
+        asked["system"] = (name, model["width"], str(model["dtype"]))
+        return ColorSystem()
+
+    def open_source(data):
+        asked["data"] = data.dir
+        return DrawnSource(split)
+
+    monkeypatch.setattr("ps_jax.training.load_variables", load_variables)
+    monkeypatch.setattr("ps_jax.training.enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("ps_jax.systems.build_system", build_system)
+    monkeypatch.setattr("input_pipeline.open_source", open_source)
+    command.main(["--workdir", str(workdir), "--phase", "finetune", "--config.data.dir=here", "--mode", "qc"])
+    assert asked == {
+        "checkpoint": (workdir, "finetune", "last"),
+        "system": ("color", 3, "float32"),
+        "data": "here",
+    }
+    out = workdir / "evaluation" / "finetune-700-mode_qc"
+    results = json.loads((out / "results.json").read_text())
+    assert results["search"]["rule"]["mAP"] == 1.0
+    assert results["settings"]["mode"] == "query-centric"
+    assert results["versions"]["checkpoint_step"] == 700
+    assert len(results["versions"]["config"]) == 12
+    assert (out / "index.html").exists()
+    assert f"written to {out}" in capsys.readouterr().out

@@ -1,0 +1,306 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_training
+from toy_training import (
+    FINETUNE_STEPS,
+    PRETRAIN_STEPS,
+    ToySource,
+    ToySystem,
+    leaves,
+    toy_config,
+    toy_evaluate,
+)
+
+from ps_jax.errors import CheckpointError, ConfigError, TrainingError
+from ps_jax.training import load_variables, phases, train_and_evaluate
+from ps_jax.training.checkpoints import Checkpoints
+from ps_jax.training.metric_writers import read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = PRETRAIN_STEPS + FINETUNE_STEPS
+
+
+def train(workdir, config=None, **changes):
+    arguments = {"source": ToySource(), "build": ToySystem, "evaluate": toy_evaluate} | changes
+    return train_and_evaluate(config or toy_config(), workdir, **arguments)
+
+
+def changed(**changes):
+    """The toy configuration with dotted keys changed: changed(**{"pretrain.batch_size": 8})."""
+    config = toy_config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def run(workdir, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, toy_training.__file__, str(workdir), *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def numbers(workdir):
+    """The metrics on record without the timing, by phase and step."""
+    found = {}
+    for record in read_records(workdir / "metrics.jsonl"):
+        if "evaluation" not in record:
+            key = (record.pop("phase"), record.pop("step"))
+            assert key not in found, f"{key} is on record twice"
+            record.pop("steps_per_second")
+            found[key] = record
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run nobody disturbed: its work directory, and the leaves of its last state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, leaves(train(workdir))
+
+
+def assert_bits_equal(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    workdir, state = whole
+    assert json.loads((workdir / "config.json").read_text())["phases"] == ["pretrain", "finetune"]
+    recorded = list(numbers(workdir))
+    assert recorded == [("pretrain", s + 1) for s in range(PRETRAIN_STEPS)] + [
+        ("finetune", s + 1) for s in range(FINETUNE_STEPS)
+    ]
+    first = numbers(workdir)[("pretrain", 1)]
+    assert first["learning_rate"] == pytest.approx(1e-5)
+    assert first["loss/total"] == pytest.approx(first["loss/classify"] + first["loss/pull"])
+    assert numbers(workdir)[("pretrain", 4)]["learning_rate"] == pytest.approx(1e-2)
+    last = read_records(workdir / "metrics.jsonl")[-1]
+    assert last["evaluation"] == {"search/default/mAP": 1 / (4 * FINETUNE_STEPS)}
+    variables, meta = load_variables(workdir)
+    assert (meta["phase"], meta["step"], meta["total_steps"]) == ("finetune", FINETUNE_STEPS, FINETUNE_STEPS)
+    assert meta["model"] == {"width": 8, "extra": True, "num_identities": 5}
+    params = jax.tree.leaves(variables["params"])
+    assert_bits_equal(params, state[1 : 1 + len(params)])  # after the step, in the order of TrainState
+    assert load_variables(workdir, "pretrain")[1]["step"] == PRETRAIN_STEPS
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole):
+    workdir, state = whole
+    before = (workdir / "metrics.jsonl").read_text()
+
+    def no_batches(*arguments):
+        raise AssertionError("it evaluates again")
+
+    assert_bits_equal(leaves(train(workdir, evaluate=no_batches)), state)
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(whole, tmp_path):
+    rng = np.random.default_rng(2)
+    # One kill falls on the boundary of the phases: the first is finished, the second has not begun.
+    kills = sorted({PRETRAIN_STEPS, *(int(k) for k in rng.choice(np.arange(4, 20), 5, replace=False))})
+    assert len(kills) >= 5
+    for kill in kills:
+        result = run(tmp_path, "--signal", "SIGKILL", "--at", str(kill))
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    assert_bits_equal(leaves(train(tmp_path)), whole[1])
+    assert numbers(tmp_path) == numbers(whole[0])
+
+
+@pytest.mark.parametrize(("name", "code", "at"), [("SIGTERM", 143, 7), ("SIGINT", 130, 16)])
+def test_a_signal_saves_and_leaves(whole, tmp_path, name, code, at):
+    result = run(tmp_path, "--signal", name, "--at", str(at))
+    assert result.returncode == code, result.stderr
+    assert f"{tmp_path}: stopped by {name} after step" in result.stderr
+    assert "the same command goes on from there" in result.stderr
+    assert "Traceback" not in result.stderr
+    meta = load_variables(tmp_path)[1]
+    before = PRETRAIN_STEPS if meta["phase"] == "finetune" else 0
+    assert at - 4 <= before + meta["step"] <= at  # batches are made up to three steps ahead
+    assert_bits_equal(leaves(train(tmp_path)), whole[1])
+    assert numbers(tmp_path) == numbers(whole[0])
+
+
+def test_two_devices_train_as_one_does(whole, tmp_path):
+    result = run(tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "final.npz") as final:
+        two = list(final.values())
+    # Sums over the batch are rounded in another order; Adam divides small gradients by their own size.
+    for one, other in zip(whole[1], two, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    for key, record in numbers(whole[0]).items():
+        assert numbers(tmp_path)[key] == pytest.approx(record, rel=1e-4), key
+
+
+def test_each_phase_compiles_its_step_once(tmp_path, monkeypatch):
+    steps = []
+    make = phases.make_train_step
+    monkeypatch.setattr(phases, "make_train_step", lambda *a: steps.append(make(*a)) or steps[-1])
+    train(tmp_path)
+    train(tmp_path, changed(**{"eval.batch_size": 2}))
+    assert [step.traces for step in steps] == [1, 1, 0]
+
+
+def test_evaluations_pick_the_best(tmp_path):
+    seen = []
+
+    def evaluate(system, variables, source, config, out_dir):
+        seen.append((out_dir.name, config.batch_size))
+        assert system.module.axis_name is None
+        return toy_evaluate(system, variables, source, config, out_dir)
+
+    train(tmp_path, changed(**{"finetune.evaluate_every": 4}), evaluate=evaluate)
+    assert seen == [("finetune-4", 1), ("finetune-8", 1), ("finetune-9", 1)]
+    variables, meta = load_variables(tmp_path, which="best")
+    assert meta["step"] == 4 and meta["mAP"] == 1 / 16
+    assert variables["memory"]["seen"] == 16
+    with pytest.raises(CheckpointError, match="no best checkpoint of phase 'pretrain'"):
+        load_variables(tmp_path, "pretrain", "best")
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path):
+    def interrupted(system, variables, source, config, out_dir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the evaluation went on")
+
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, evaluate=interrupted)
+    assert stop.value.code == 143
+    assert load_variables(tmp_path)[1]["step"] == FINETUNE_STEPS
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train(tmp_path)
+    assert "evaluation" in read_records(tmp_path / "metrics.jsonl")[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    config = toy_config()
+    with config.unlocked():
+        config.finetune.model.fail_at = 4 * 8  # from the eighth step on
+        config.finetune.log_every = 5
+        config.finetune.checkpoint_every = 3
+    with pytest.raises(TrainingError) as error:
+        train(tmp_path, config)
+    message = str(error.value)
+    assert "finetune, step 9" in message and "loss/pull is nan" in message
+    assert f"the last good checkpoint is {tmp_path / 'finetune' / 'checkpoints' / '6'}" in message
+    with Checkpoints(tmp_path / "finetune" / "checkpoints") as checkpoints:
+        assert checkpoints.steps == [3, 6]
+
+
+def test_another_configuration_is_refused_by_its_keys(tmp_path):
+    config = changed(**{"pretrain.epochs": 0.3, "finetune.epochs": 0.3})
+    train(tmp_path, config)
+    other = changed(
+        **{
+            "pretrain.epochs": 0.3,
+            "finetune.epochs": 0.5,
+            "seed": 3,
+            "data.dir": "there",
+            "pretrain.log_every": 2,
+        }
+    )
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ConfigError) as error:
+        train(tmp_path, other)
+    message = str(error.value)
+    assert "seed: 0 there, 3 here" in message and "finetune.epochs: 0.3 there, 0.5 here" in message
+    assert "data.dir" not in message and "log_every" not in message
+    assert "Choose another --workdir, or delete" in message
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_directory_without_checkpoints_takes_another_configuration(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": 9}')
+    train(tmp_path, changed(**{"pretrain.epochs": 0.1, "finetune.epochs": 0.1}))
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    class Narrower(ToySource):
+        def split(self, partition):
+            split = super().split(partition)
+            scene = split.scenes[0]
+            return type(split)("toy", partition, (type(scene)("a", "a", 4, 4, scene.people[:3]),))
+
+    short = changed(**{"pretrain.epochs": 0.3, "finetune.epochs": 0.3})
+    train(tmp_path, short)
+    with pytest.raises(CheckpointError, match=r"params/head/kernel: float32\[8, 5\] in the checkpoint"):
+        train(tmp_path, short, source=Narrower())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain.batch_size": 0}, "config.pretrain.batch_size is 0"),
+        (
+            {"finetune.batch_size": 5, "finetune.views": 2},
+            r"config.finetune.batch_size is 5.*groups of 2 views.*--config.finetune.batch_size=6",
+        ),
+        ({"phases": ("pretrain", "third")}, "names 'third', but there is no config.third"),
+        ({"precision": "half"}, "config.precision is 'half'"),
+    ],
+)
+def test_configurations_that_cannot_run(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, changed(**changes))
+
+
+def test_a_batch_the_devices_cannot_share(tmp_path):
+    result = run(tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=3")
+    assert result.returncode == 1
+    assert "config.pretrain.batch_size is 4, which 3 device(s) cannot share evenly" in result.stderr
+    assert "--config.pretrain.batch_size=6" in result.stderr
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_trunk_weights_start_the_first_phase_only(tmp_path, monkeypatch):
+    import ps_jax.porting
+
+    asked = []
+
+    def load(path, trunk, template):
+        asked.append((path, trunk))
+        return jax.tree.map(lambda leaf: 0 * leaf + 0.25, template)
+
+    monkeypatch.setattr(ps_jax.porting, "load_trunk_weights", load, raising=False)
+    config = changed(**{"weights": "trunk.npz", "pretrain.epochs": 0.0, "finetune.epochs": 0.0})
+    with config.unlocked():
+        config.model.trunk = "toy"
+    state = train(tmp_path, config, evaluate=lambda *_: {})
+    assert asked == [("trunk.npz", "toy")]
+    np.testing.assert_array_equal(state.params["backbone"]["kernel"], 0.25)
+
+
+def test_the_main_tells_the_user_in_one_message(tmp_path):
+    config = tmp_path / "broken.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        "    return ConfigDict({'phases': ('pretrain',), 'seed': 0})\n"
+    )
+    command = [sys.executable, "train.py", "--config", str(config), "--workdir", str(tmp_path / "run")]
+
+    def main(*arguments):
+        return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    result = main()
+    assert result.returncode == 2
+    assert result.stderr == "train.py: config.phases names 'pretrain', but there is no config.pretrain\n"
+    assert not (tmp_path / "run").exists()
+    result = main("--config.sed=1")
+    assert result.returncode == 2
+    assert result.stderr.startswith("train.py: the configuration has no such option (--config.sed=1): 'sed'")
+    assert 'Did you mean "seed"' in result.stderr

@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ps_jax.training.optimizers import (
+    clip_by_global_norm,
+    learning_rate_schedule,
+    make_optimizer,
+    warmup_length,
+)
+
+
+def test_schedule_has_the_values_worked_out_by_hand():
+    schedule = learning_rate_schedule(1e-4, total_steps=24, warmup_steps=4)
+    expected = {
+        0: 1e-7,  # lr / 1000
+        1: 1e-4 * (0.001 + 0.999 / 4),
+        2: 1e-4 * (0.001 + 0.999 / 2),
+        4: 1e-4,
+        9: 1e-4 * 0.5 * (1 + np.sqrt(0.5)),  # a quarter of the cosine's 20 steps
+        14: 0.5e-4,
+        19: 1e-4 * 0.5 * (1 - np.sqrt(0.5)),
+        24: 0.0,
+    }
+    for step, value in expected.items():
+        assert float(schedule(step)) == pytest.approx(value, rel=1e-5, abs=1e-11), step
+
+
+def test_schedule_without_warmup_begins_at_the_peak():
+    assert float(learning_rate_schedule(0.5, 10, 0)(0)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "steps_per_epoch", "total", "expected"),
+    [
+        (None, 10, 300, 9),
+        (None, 5000, 150000, 1000),
+        (None, 1, 30, 0),
+        (0, 10, 300, 0),
+        (25, 10, 300, 25),
+        (25, 10, 20, 19),
+    ],
+)
+def test_warmup_length(given, steps_per_epoch, total, expected):
+    assert warmup_length({"warmup_steps": given}, steps_per_epoch, total) == expected
+
+
+def test_clipping_is_torchs():
+    gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([12.0])}  # norm 13
+    clipped, _ = clip_by_global_norm(10.0).update(gradients, optax.EmptyState())
+    np.testing.assert_allclose(clipped["a"], np.array([3.0, 4.0]) * 10 / (13 + 1e-6), rtol=1e-6)
+    untouched, _ = clip_by_global_norm(14.0).update(gradients, optax.EmptyState())
+    assert untouched["b"] == gradients["b"]
+
+
+def adamw(value, gradients, learning_rates, decay):
+    """torch.optim.AdamW's loop in numpy, float64."""
+    first = second = 0.0
+    for step, (gradient, rate) in enumerate(zip(gradients, learning_rates, strict=True), 1):
+        value = value * (1 - rate * decay)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        denominator = np.sqrt(second) / np.sqrt(1 - 0.999**step) + 1e-8
+        value = value - rate / (1 - 0.9**step) * first / denominator
+    return value
+
+
+def test_groups_decay_and_freezing():
+    settings = {
+        "learning_rate": 0.1,
+        "weight_decay": 0.5,
+        "backbone_learning_rate": 0.01,
+        "backbone_weight_decay": 0.0,
+        "clip_norm": 1e6,
+    }
+    params = {"trunk": jnp.array(2.0), "norm_bias": jnp.array(-1.0), "stem": jnp.array(3.0)}
+    groups = {"trunk": "backbone", "norm_bias": "head", "stem": "backbone"}
+    trainable = {"trunk": True, "norm_bias": True, "stem": False}
+    optimizer = make_optimizer(settings, lambda peak: learning_rate_schedule(peak, 10, 0), groups, trainable)
+    state = optimizer.init(params)
+    gradients = [0.3, -1.0, 0.2]
+    for gradient in gradients:
+        gradient_tree = jax.tree.map(lambda _, g=gradient: jnp.array(g), params)
+        updates, state = optimizer.update(gradient_tree, state, params)
+        params = optax.apply_updates(params, updates)
+    cosine = [0.5 * (1 + np.cos(np.pi * step / 10)) for step in range(3)]
+    rates = np.array(cosine)
+    assert float(params["trunk"]) == pytest.approx(adamw(2.0, gradients, 0.01 * rates, 0.0), rel=1e-6)
+    assert float(params["norm_bias"]) == pytest.approx(adamw(-1.0, gradients, 0.1 * rates, 0.5), rel=1e-6)
+    assert float(params["stem"]) == 3.0
+
+
+def test_the_backbone_takes_the_heads_settings_where_it_has_none():
+    settings = {
+        "learning_rate": 0.1,
+        "weight_decay": 0.5,
+        "backbone_learning_rate": None,
+        "backbone_weight_decay": None,
+        "clip_norm": 0.0,
+    }
+    params = {"a": jnp.array(1.0), "b": jnp.array(1.0)}
+    optimizer = make_optimizer(
+        settings,
+        lambda peak: optax.constant_schedule(peak),
+        {"a": "backbone", "b": "head"},
+        {"a": True, "b": True},
+    )
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    # rate * (1 + decay); 1 - 0.999 in float32 is 2e-5 off, its square root 1e-5
+    assert updates["a"] == updates["b"] == pytest.approx(-0.15, rel=1e-5)
