@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     from ps_jax.training import enable_compilation_cache, train_and_evaluate
 
     logging.set_verbosity(logging.INFO)
-    python_logging.getLogger("jax").setLevel(logging.WARNING)
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     if not Path(path.partition(":")[0]).is_file():
         raise ConfigError(f"--config {path}: there is no such file; the configurations lie in configs/")

@@ -89,7 +89,7 @@ def make_camera(seed: int, number: int, height: int, width: int) -> Camera:
 def _gains(random: np.random.Generator, number: int) -> tuple[int, int, int]:
     """Dim and bright cameras take turns, and each has a colour cast of its own."""
     brightness = int(random.integers(240, 291) if number % 2 else random.integers(185, 236))
-    casts = random.permutation([222, 258, 294]) + random.integers(-14, 15, 3)
+    casts = random.permutation([230, 258, 286]) + random.integers(-14, 15, 3)
     red, green, blue = (brightness * int(cast) >> 8 for cast in casts)
     return red, green, blue
 

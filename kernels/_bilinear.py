@@ -24,7 +24,7 @@ def sample_with_zeros(
     flat = image.reshape(image.shape[0], height * width, channels)
     top, left = jnp.floor(y), jnp.floor(x)
     fraction_y, fraction_x = y - top, x - left
-    total = 0.0
+    total = jnp.zeros((), image.dtype)
     for row, weight_y in ((top, 1 - fraction_y), (top + 1, fraction_y)):
         for column, weight_x in ((left, 1 - fraction_x), (left + 1, fraction_x)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)

@@ -120,7 +120,8 @@ def multiscale_roi_align(
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio is {sampling_ratio}, wanted 0 (adaptive) or a positive number")
     adaptive = sampling_ratio == 0
-    if adaptive and (max_sampling is None or max_sampling < 1):
+    max_samples = (max_sampling or 0) if adaptive else sampling_ratio
+    if max_samples < 1:
         raise ValueError(
             f"max_sampling is {max_sampling}, wanted 1 or more as sampling_ratio is 0: it bounds the samples"
         )
@@ -133,7 +134,7 @@ def multiscale_roi_align(
         levels,
         output_size,
         spatial_scales,
-        max_sampling if adaptive else sampling_ratio,
+        max_samples,
         adaptive,
         aligned,
     )

@@ -1,5 +1,6 @@
 """RoIAlign in plain JAX: a gather of the cells around all samples of a box, weighted and summed."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -73,13 +74,9 @@ def pool_levels(
     dtype = features[0].dtype
     channels = features[0].shape[-1]
     flat = jnp.concatenate([level.reshape(-1, channels) for level in features]).astype(jnp.float32)
-    heights, widths, begins, begin = [], [], [], 0
-    for level in features:
-        batch, height, width, _ = level.shape
-        heights.append(height)
-        widths.append(width)
-        begins.append(begin)
-        begin += batch * height * width
+    rows = [math.prod(level.shape[:3]) for level in features]
+    begins = [sum(rows[:index]) for index in range(len(rows))]
+    heights, widths = [level.shape[1] for level in features], [level.shape[2] for level in features]
     height, width, begin = (jnp.asarray(values, jnp.int32)[levels] for values in (heights, widths, begins))
     scale = jnp.asarray(spatial_scales, jnp.float32)[levels]
 

@@ -58,7 +58,7 @@ def pyramid_anchors(
     for (rows, columns), level_sizes in zip(feature_sizes, sizes, strict=True):
         y = np.arange(rows, dtype=np.float32) * (image_size[0] // rows)
         x = np.arange(columns, dtype=np.float32) * (image_size[1] // columns)
-        x, y = np.meshgrid(x, y)
-        shift = np.stack([x, y, x, y], axis=-1)
+        grid_x, grid_y = np.meshgrid(x, y)
+        shift = np.stack([grid_x, grid_y, grid_x, grid_y], axis=-1)
         levels.append((shift[:, :, None] + _cell_anchors(level_sizes, ratios)).reshape(-1, 4))
     return jnp.asarray(np.concatenate(levels))

@@ -37,8 +37,8 @@ def precision_recall_curve(detection: DetectionResult) -> bytes:
 
 
 def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
-    """mAP against the number of scenes in a gallery; None unless galleries of several sizes were searched."""
-    names = sorted(results["search"], key=lambda name: results["search"][name]["scenes"])
+    """mAP of the same queries against the size of their gallery; None unless there are several sizes."""
+    names = results["sizes"]
     sizes = [results["search"][name]["scenes"] for name in names]
     if len(set(sizes)) < 2:
         return None

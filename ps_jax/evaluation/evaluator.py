@@ -150,7 +150,8 @@ def evaluate(
 
     Returns:
       The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes" and "search_cbgm" where
-      asked for, "detection" (recall, AP), "settings" and "versions".
+      asked for, "detection" (recall, AP), "sizes" (galleries of the same queries by size), "settings" and
+      "versions".
 
     Raises:
       PersonSearchError: options, data or weights are not as they should be.
@@ -214,11 +215,12 @@ def evaluate(
             for task in tasks
         }
     results["detection"] = _detection_numbers(case, detections)
+    results["sizes"] = _galleries_by_size(tasks)
     results["settings"] = settings.printed
     results["versions"] = _versions() | dict(provenance or {})
     print(format_table(results))
     if out_dir is not None:
-        first = tasks[0]
+        first = next((task for task in tasks if task.name == split.default_gallery), tasks[0])
         write_report(
             Path(out_dir),
             results,
@@ -339,6 +341,14 @@ def _search_numbers(task: SearchTask, result: SearchResult) -> dict[str, Any]:
             **{f"top{k}": value for k, value in answerable.top.items()},
         }
     return numbers
+
+
+def _galleries_by_size(tasks: Sequence[SearchTask]) -> list[str]:
+    """Names of the galleries that differ in nothing but their size, smallest first; the most there are."""
+    same = {}
+    for task in tasks:
+        same.setdefault(task.queries, []).append(task)
+    return [task.name for task in sorted(max(same.values(), key=len), key=lambda task: task.size)]
 
 
 def _detection_numbers(case: _Case, detections: Mapping[str, DetectionResult]) -> dict[str, Any]:

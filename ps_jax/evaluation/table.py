@@ -33,16 +33,15 @@ class DetectionTable(NamedTuple):
         return DetectionTable(kept_before[self.start], self.box[keep], self.score[keep], self.embedding[keep])
 
 
-def make_table(scenes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], width: int = 0) -> DetectionTable:
-    """Table of per-scene (box [n, 4], score [n], embedding [n, width]) in the order given.
+def empty_table(scenes: int) -> DetectionTable:
+    """A table of scenes in which nobody was detected."""
+    return DetectionTable(np.zeros(scenes + 1, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 0)))
 
-    `width` is the embedding's width where there is no scene at all to tell it.
-    """
-    scenes = list(scenes)
-    start = np.cumsum([0] + [len(score) for _, score, _ in scenes], dtype=np.int64)
-    if not scenes:
-        return DetectionTable(start, np.zeros((0, 4)), np.zeros(0), np.zeros((0, width)))
+
+def make_table(scenes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> DetectionTable:
+    """Table of per-scene (box [n, 4], score [n], embedding [n, width]) in the order given."""
     box, score, embedding = (list(column) for column in zip(*scenes, strict=True))
+    start = np.cumsum([0] + [len(one) for one in score], dtype=np.int64)
     return DetectionTable(
         start,
         np.concatenate(box).astype(np.float64).reshape(-1, 4),

@@ -13,11 +13,12 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, PyTree
 
 FRACTIONS = (1 / 16, 1 / 4, 1)
+SMALLEST = 16  # below this many rows there is nothing to save
 
 
 def capacities(rows: int) -> tuple[int, ...]:
-    """The sizes that work on `rows` slots is compiled for: `FRACTIONS` of them, ascending."""
-    return tuple(sorted({max(1, int(rows * fraction)) for fraction in FRACTIONS}))
+    """The sizes that work on `rows` slots is compiled for: `FRACTIONS` of them, ascending, the last is `rows`."""
+    return tuple(sorted({min(rows, max(SMALLEST, int(rows * fraction))) for fraction in FRACTIONS}))
 
 
 def apply_to_existing_rows(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ps_jax.errors import TrainingError
 
@@ -29,11 +29,10 @@ def check_finite(phase: str, step: int, metrics: Mapping[str, float], last_good:
 
 def check_finite_parameters(phase: str, step: int, params: Any, last_good: str) -> None:
     """Checks every parameter, as `check_finite` does the metrics; for the moment before a save."""
-    finite = jax.device_get(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params))
     bad = [
         f"params/{jax.tree_util.keystr(path, simple=True, separator='/')} has values that are not finite"
-        for path, ok in jax.tree_util.tree_flatten_with_path(finite)[0]
-        if not ok
+        for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(params))[0]
+        if not np.isfinite(leaf).all()
     ]
     if bad:
         _stop(phase, step, bad[:5], last_good)

@@ -95,7 +95,7 @@ class Phase:
             trunk = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
             trunk = load_trunk_weights(weights, self.arguments["trunk"], trunk)
             variables = self.system.with_trunk(variables, trunk)
-        return self._first_state(variables)
+        return jax.jit(self._first_state)(variables)
 
 
 def prepare_phase(

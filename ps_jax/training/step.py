@@ -23,8 +23,8 @@ AXIS_NAME = "devices"
 def replicate(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
     """Copies the state to every device, laid out as the step returns it, safe to be donated."""
     everywhere = NamedSharding(Mesh(np.array(devices), (AXIS_NAME,)), PartitionSpec())
-    # A copy first: device_put may share its source's buffer, which the step then gives away.
-    return jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
+    # A real copy: device_put alone may share its source's buffer, which the step then gives away.
+    return jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=everywhere)(state)
 
 
 def on_one_device(tree: Any) -> Any:

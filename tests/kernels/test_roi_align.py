@@ -154,6 +154,14 @@ def test_all_boxes_at_once_is_the_same():
     np.testing.assert_allclose(at_once, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("cuda", False)])
+def test_only_the_cpu_visits_boxes_in_turn(platform, loops):
+    boxes, batch_index = jnp.zeros((3, 4)), jnp.zeros(3, jnp.int32)
+    settings = {"output_size": (2, 2), "spatial_scale": 1.0, "sampling_ratio": 2, "aligned": True}
+    traced = jax.jit(lambda *arrays: roi_align(*arrays, **settings)).trace(COUNTING, boxes, batch_index)
+    assert ("stablehlo.while" in traced.lower(lowering_platforms=(platform,)).as_text()) is loops
+
+
 def test_vmap_is_a_batch():
     features = jax.random.normal(jax.random.key(7), (3, 8, 8, 2))
     boxes = jax.random.uniform(jax.random.key(8), (3, 5, 4), maxval=8.0)
