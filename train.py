@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings
+    os.environ.setdefault(
+        "TF_ENABLE_ONEDNN_OPTS", "0"
+    )  # and its note on a library that decoding does not use
     flags.mark_flag_as_required("config")
     try:
         app.run(main, flags_parser=parse_flags)

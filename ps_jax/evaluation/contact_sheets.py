@@ -39,7 +39,7 @@ def contact_sheets(
     Returns:
       PNG files of at most five queries each, worst query first.
     """
-    shown = worst_first(search)[:count]
+    shown = worst_first(search)[:count].tolist()
     requests: dict[int, list] = {}
     for number in shown:
         query, ranking = task.queries[number], search.rankings[number]
@@ -47,15 +47,15 @@ def contact_sheets(
         items = task.items[number]
         if len(items.positive):
             scene = int(items.scene[items.positive[0]])
-            requests.setdefault(scene, []).append(((number, "positive"), items.box[0]))
+            requests.setdefault(scene, []).append(((number, "positive"), items.box[0].tolist()))
         for place, (scene, box) in enumerate(zip(ranking.scene, ranking.box, strict=True)):
-            requests.setdefault(int(scene), []).append(((number, place), box))
+            requests.setdefault(int(scene), []).append(((number, place), box.tolist()))
     tiles = cut_tiles(source, split, requests)
     starts = range(0, len(shown), QUERIES_ON_A_SHEET)
     return [_sheet(shown[s : s + QUERIES_ON_A_SHEET], split, task, search, tiles) for s in starts]
 
 
-def _sheet(numbers: np.ndarray, split: Split, task: SearchTask, search: SearchResult, tiles: dict) -> bytes:
+def _sheet(numbers: list[int], split: Split, task: SearchTask, search: SearchResult, tiles: dict) -> bytes:
     columns = 2 + max(1, *(len(search.rankings[number].scene) for number in numbers))
     row_height = HEADING + TILE[1] + CAPTION + 2 * GAP
     size = (columns * (TILE[0] + GAP) + 4 * GAP, len(numbers) * row_height + GAP)

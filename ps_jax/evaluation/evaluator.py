@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import ps_jax
 from input_pipeline.scenes import UNKNOWN, Query, Split
@@ -23,94 +24,10 @@ from ps_jax.evaluation.inference import (
 )
 from ps_jax.evaluation.protocols import SearchTask, gallery_names, search_task
 from ps_jax.evaluation.report import format_table, write_report
-from ps_jax.evaluation.search import IOU_RULES, SearchResult, evaluate_search, similarity_rows
-from ps_jax.evaluation.similarity import check_similarity, gallery_features, unit_rows
+from ps_jax.evaluation.search import SearchResult, evaluate_search, similarity_rows
+from ps_jax.evaluation.settings import Settings
+from ps_jax.evaluation.similarity import gallery_features, unit_rows
 from ps_jax.evaluation.table import DetectionTable
-
-QUERY_RULES = ("box", "best_detection")
-MODES = ("oc", "qc")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The evaluation's options, checked; `config.eval` holds them. Every result prints them.
-
-    Attributes:
-      mode: "oc", detections independent of any query, or "qc", detections of each pair of query and scene.
-      galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
-      similarity: "cosine" or "score_cosine"; `branches` embeddings of equal width lie side by side.
-      query: "box" or "best_detection", where the query's embedding is taken.
-      score_threshold: detections below it are not searched.
-      detection_threshold: detections below it do not count for detection recall and average precision.
-      iou: "variable" or "fixed", the overlap a right answer needs.
-      cross_camera, min_frame_gap: scenes to leave out of the galleries, see `search_task`.
-      true_boxes: also search among the annotated boxes.
-      context: context bipartite graph matching; None for none.
-      batch_size: scenes in a batch.
-      query_chunk: queries a query-centric system looks for at a time.
-      pictures: queries on the contact sheets; 0 for no pictures.
-    """
-
-    mode: str = "oc"
-    galleries: tuple[str, ...] = ("default",)
-    similarity: str = "cosine"
-    branches: int = 1
-    query: str = "box"
-    score_threshold: float = 0.5
-    detection_threshold: float = 0.5
-    iou: str = "variable"
-    cross_camera: bool = False
-    min_frame_gap: int = 0
-    true_boxes: bool = True
-    context: ContextMatching | None = None
-    batch_size: int = 1
-    query_chunk: int = 16
-    pictures: int = 20
-
-    def __post_init__(self):
-        check_similarity(self.similarity)
-        for name, options in (("mode", MODES), ("query", QUERY_RULES), ("iou", IOU_RULES)):
-            if getattr(self, name) not in options:
-                listed = ", ".join(options)
-                raise ConfigError(f"eval.{name}: {getattr(self, name)!r} is unknown; choose one of {listed}")
-        for name in ("batch_size", "query_chunk", "branches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"eval.{name}: {getattr(self, name)} is not a positive number")
-        if self.mode == "qc" and self.context:
-            raise ConfigError(
-                'eval.cbgm needs detections that do not depend on the query: use eval.mode "oc"'
-            )
-        if self.mode == "qc" and self.query != "box":
-            raise ConfigError('eval.query: a query-centric search takes queries at their "box"')
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Settings":
-        """Settings from `config.eval`; raises ConfigError for an unknown key or value."""
-        options = dict(config.items())
-        context = dict(options.pop("cbgm", None) or {})
-        unknown = options.keys() - cls.__dataclass_fields__.keys() | {"context"} & options.keys()
-        if unknown:
-            raise ConfigError(f"eval.{min(unknown)}: there is no such option")
-        if context.get("k1") or context.get("k2"):
-            options["context"] = ContextMatching(**context)
-        options["galleries"] = tuple(options.get("galleries", cls.galleries))
-        return cls(**options)
-
-    @property
-    def printed(self) -> dict[str, Any]:
-        """The fields that decide what the numbers mean, for the result."""
-        context = self.context
-        return {
-            "mode": {"oc": "object-centric", "qc": "query-centric"}[self.mode],
-            "similarity": self.similarity,
-            "query": self.query,
-            "score_threshold": self.score_threshold,
-            "detection_threshold": self.detection_threshold,
-            "iou": self.iou,
-            "cross_camera": self.cross_camera,
-            "min_frame_gap": self.min_frame_gap,
-            "cbgm": f"k1={context.k1} k2={context.k2} candidates={context.candidates}" if context else "off",
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +47,7 @@ def evaluate(
     system: Any,
     variables: Any,
     source: Any,
-    config: Mapping[str, Any],
+    config: ConfigDict | Mapping[str, Any],
     out_dir: str | Path | None,
     *,
     partition: str = "test",
@@ -294,7 +211,7 @@ def _detection(case: _Case) -> dict[str, DetectionResult]:
     """
     threshold = case.settings.detection_threshold
     if case.by_query is not None:
-        return {"all": evaluate_detection(_pairs(case), threshold)}
+        return {"all": evaluate_detection(_pairs(case, case.by_query), threshold)}
     table = case.findings.detections
     everybody, labelled = [], []
     for position, scene in enumerate(case.split.scenes):
@@ -309,13 +226,13 @@ def _detection(case: _Case) -> dict[str, DetectionResult]:
     }
 
 
-def _pairs(case: _Case) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _pairs(case: _Case, found: FoundByQuery) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(true box, boxes, scores) of each pair of a query and a scene with its person, once over all tasks."""
     done: set[tuple[int, int]] = set()
     for task in case.tasks:
         for query, items in zip(task.queries, task.items, strict=True):
             number = case.numbers[query]
-            table = case.by_query.tables[number]
+            table = found.tables[number]
             for scene, box in zip(items.scene[items.positive], items.box, strict=True):
                 if (number, int(scene)) not in done:
                     done.add((number, int(scene)))
@@ -345,10 +262,11 @@ def _search_numbers(task: SearchTask, result: SearchResult) -> dict[str, Any]:
 
 def _galleries_by_size(tasks: Sequence[SearchTask]) -> list[str]:
     """Names of the galleries that differ in nothing but their size, smallest first; the most there are."""
-    same = {}
+    same: dict[tuple[Query, ...], list[SearchTask]] = {}
     for task in tasks:
         same.setdefault(task.queries, []).append(task)
-    return [task.name for task in sorted(max(same.values(), key=len), key=lambda task: task.size)]
+    most = max(same.values(), key=lambda group: len(group))
+    return [task.name for task in sorted(most, key=lambda task: task.size)]
 
 
 def _detection_numbers(case: _Case, detections: Mapping[str, DetectionResult]) -> dict[str, Any]:

@@ -7,21 +7,21 @@ chunks of a fixed number, and the last batch of a size is filled up by the sourc
 import collections
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from tqdm import tqdm
 
 from input_pipeline.scenes import Query, Split
 from ps_jax.errors import CheckpointError, DataError
 from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.similarity import gallery_features, unit_rows
-from ps_jax.evaluation.table import DetectionTable, make_table
-from ps_jax.interface import Batch, Detections
+from ps_jax.evaluation.table import DetectionTable, empty_table, make_table
+from ps_jax.interface import Batch
 
 MAX_BOX_CHUNK = 32
 
@@ -66,13 +66,13 @@ class Findings:
     """What a system makes of a partition, independent of any query.
 
     Attributes:
-      detections: detected people of every scene; None where detection needs a query.
-      people: the annotated boxes with score 1 and their embeddings; None where not asked for.
+      detections: detected people of every scene; empty where detection needs a query.
+      people: the annotated boxes with score 1 and their embeddings; empty where not asked for.
       queries: f32[queries, width], the query embeddings.
     """
 
-    detections: DetectionTable | None
-    people: DetectionTable | None
+    detections: DetectionTable
+    people: DetectionTable
     queries: Float[np.ndarray, "queries width"]
 
 
@@ -86,7 +86,7 @@ class FoundByQuery:
     """
 
     tables: tuple[DetectionTable, ...]
-    similarities: tuple[Float[np.ndarray, " rows"], ...]
+    similarities: tuple[np.ndarray, ...]
 
 
 class BoxRequests:
@@ -140,11 +140,11 @@ def run_object_centric(
       DataError: the source did not yield every scene.
     """
     requests = BoxRequests(split, queries, true_boxes)
-    detections: dict[int, tuple[np.ndarray, ...]] = {}
+    detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     embeddings: dict[int, np.ndarray] = {}
     for batch in _batches(source, split, batch_size, "detect" if detect else "embed"):
         chunks = _box_chunks(batch, split, requests)
-        parts = []
+        parts, found = [], None
         if detect and chunks:
             found, first = compiled("detect_and_embed", batch, chunks.pop(0))
             parts.append(first)
@@ -156,39 +156,50 @@ def run_object_centric(
                 count = len(requests.boxes[position])
                 embeddings[position] = np.concatenate([part[row] for part in parts])[:count]
                 _check_finite(embeddings[position], split, position)
-            if detect:
-                scene = Detections(*(field[row] for field in found))
-                to_original = _ratio(batch, row, split, position)
-                valid = scene.valid
-                detections[position] = (
-                    scene.box[valid] * to_original,
-                    scene.score[valid],
-                    scene.embedding[valid],
-                )
-                _check_finite(scene.embedding[valid], split, position)
-                _check_finite(scene.box[valid], split, position)
-    order = range(len(split.scenes))
-    table = make_table(detections[position] for position in order) if detect else None
-    width = next((e.shape[1] for e in embeddings.values()), table.embedding.shape[1] if detect else 0)
-    vectors = np.zeros((len(queries), width), np.float32)
-    for number, (query, (position, box)) in enumerate(zip(queries, requests.places, strict=True)):
-        vectors[number] = embeddings[position][box]
+            if found is not None:
+                box, score, embedding, valid = (np.asarray(field)[row] for field in found)
+                box = box[valid] * _ratio(batch, row, split, position)
+                detections[position] = (box, score[valid], embedding[valid])
+                _check_finite(box, split, position)
+                _check_finite(embedding[valid], split, position)
+    count = len(split.scenes)
+    table = make_table(detections[position] for position in range(count)) if detect else empty_table(count)
+    people = _people_table(split, embeddings) if true_boxes else empty_table(count)
+    return Findings(table, people, _query_vectors(queries, requests, embeddings, table, query_rule))
+
+
+def _query_vectors(
+    queries: Sequence[Query],
+    requests: BoxRequests,
+    embeddings: Mapping[int, np.ndarray],
+    table: DetectionTable,
+    query_rule: str,
+) -> np.ndarray:
+    """f32[queries, width], the queries' embeddings at their boxes or of their best detections."""
+    vectors = []
+    for query, (position, number) in zip(queries, requests.places, strict=True):
+        vector = embeddings[position][number]
         if query_rule == "best_detection":
             rows = table.rows(position)
             overlap = pairwise_iou(np.array([query.box], np.float64), table.box[rows])[0]
             if overlap.max(initial=0.0) > 0:
-                vectors[number] = table.embedding[rows][overlap.argmax()]
-    people = None
-    if true_boxes:
-        people = make_table(
-            (
-                np.array([person.box for person in scene.people], np.float64).reshape(-1, 4),
-                np.ones(len(scene.people)),
-                embeddings.get(position, np.zeros((0, width), np.float32))[: len(scene.people)],
-            )
-            for position, scene in enumerate(split.scenes)
+                vector = table.embedding[rows][overlap.argmax()]
+        vectors.append(vector)
+    return np.stack(vectors)
+
+
+def _people_table(split: Split, embeddings: Mapping[int, np.ndarray]) -> DetectionTable:
+    """The annotated boxes as detections of score 1."""
+    width = next(iter(embeddings.values())).shape[1]
+    nobody = np.zeros((0, width), np.float32)
+    return make_table(
+        (
+            np.array([person.box for person in scene.people], np.float64).reshape(-1, 4),
+            np.ones(len(scene.people)),
+            embeddings.get(position, nobody)[: len(scene.people)],
         )
-    return Findings(table, people, vectors)
+        for position, scene in enumerate(split.scenes)
+    )
 
 
 def run_query_centric(
@@ -196,7 +207,7 @@ def run_query_centric(
     source: Any,
     split: Split,
     vectors: Float[np.ndarray, "queries width"],
-    relevant: Sequence[Int[np.ndarray, " relevant"]],
+    relevant: Sequence[np.ndarray],
     *,
     similarity: str,
     branches: int = 1,
@@ -210,7 +221,7 @@ def run_query_centric(
       compiled: the system.
       source, split: as in `run_object_centric`.
       vectors: f32[queries, width], query embeddings as `embed` made them.
-      relevant: for each scene of the split, the queries that are looked for in it.
+      relevant: for each scene of the split i64[relevant], the queries that are looked for in it.
       similarity, branches: as in `ps_jax.evaluation.similarity`.
       score_threshold: detections below it are not kept.
       batch_size: scenes in a batch.
@@ -250,13 +261,13 @@ def run_query_centric(
                     )
                 )
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
-    number, position, box, score, cosine = (np.concatenate(c) for c in zip(empty, *kept, strict=True))
-    order = np.lexsort((position, number))  # stable: the best score of a pair stays first
-    bounds = np.searchsorted(number[order], np.arange(len(vectors) + 1))
+    numbers, positions, box, score, cosine = (np.concatenate(c) for c in zip(empty, *kept, strict=True))
+    order = np.lexsort((positions, numbers))  # stable: the best score of a pair stays first
+    bounds = np.searchsorted(numbers[order], np.arange(len(vectors) + 1))
     tables, similarities = [], []
     for first, last in itertools.pairwise(bounds):
         mine = order[first:last]
-        starts = np.searchsorted(position[mine], np.arange(len(split.scenes) + 1))
+        starts = np.searchsorted(positions[mine], np.arange(len(split.scenes) + 1))
         no_embedding = np.zeros((len(mine), 0), np.float32)
         tables.append(DetectionTable(starts, box[mine], score[mine].astype(np.float64), no_embedding))
         similarities.append(cosine[mine])

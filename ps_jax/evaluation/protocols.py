@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from input_pipeline.scenes import Gallery, Query, Split
+from input_pipeline.scenes import UNKNOWN, Box, Gallery, GalleryItem, Query, Split
 from ps_jax.errors import ConfigError, DataError
 
 SCOPES = ("", "full", "full_repeated")
@@ -128,14 +128,14 @@ def search_task(split: Split, name: str, *, cross_camera: bool = False, min_fram
     if not gallery.queries:
         raise DataError(f"{where}: there are no queries; check its protocol file")
     leave_out = _Exclusion(split, cross_camera, min_frame_gap)
-    identities = _PeopleByIdentity(split) if gallery.items is None else None
+    by_identity = _PeopleByIdentity(split)
     items = []
     for number, query in enumerate(gallery.queries):
         own = _position(split, query.scene, f"{where}, query {number}")
-        if identities is not None:
-            one = identities.items(query.identity, own)
+        if gallery.items is None:
+            one = by_identity.items(query.identity, own)
         else:
-            one = _listed_items(split, gallery, number, own, where, scope)
+            one = _listed_items(split, gallery.items[number], own, f"{where}, query {number}", scope)
         items.append(_without(one, leave_out(own)))
     if not any(len(one.scene) for one in items):
         raise DataError(
@@ -153,28 +153,28 @@ def search_task(split: Split, name: str, *, cross_camera: bool = False, min_fram
 
 
 def _listed_items(
-    split: Split, gallery: Gallery, number: int, own: int, where: str, scope: str
+    split: Split, listed: Sequence[GalleryItem], own: int, where: str, scope: str
 ) -> SearchItems:
-    """Items of query `number` of a gallery with lists; a scene listed again only adds to the weight."""
-    box: dict[int, Sequence[float] | None] = {}
+    """Items of a query with a list; a scene listed again only adds to the weight."""
+    order: dict[int, None] = {}
+    box: dict[int, Box] = {}
     weight: dict[int, int] = {}
-    for item in gallery.items[number]:
-        position = _position(split, item.scene, f"{where}, query {number}")
-        if box.get(position) is None:
-            box[position] = item.box
+    for item in listed:
+        position = _position(split, item.scene, where)
+        order[position] = None
         if item.box is not None:
+            box.setdefault(position, item.box)
             weight[position] = weight.get(position, 0) + 1
     before: list[int] = []
     after: list[int] = []
     others = [position for position in range(len(split.scenes)) if position != own]
     if scope == "full":
-        after = [position for position in others if position not in box]
+        after = [position for position in others if position not in order]
     elif scope == "full_repeated":
         before = others
-    scene = before + list(box) + after
-    positive = [len(before) + item for item, position in enumerate(box) if position in weight]
-    boxes = [box[position] for position in box if position in weight]
-    return _items(scene, positive, boxes, [weight[position] for position in box if position in weight])
+    positive = [len(before) + item for item, position in enumerate(order) if position in box]
+    shown = [position for position in order if position in box]
+    return _items(before + list(order) + after, positive, [box[p] for p in shown], [weight[p] for p in shown])
 
 
 class _PeopleByIdentity:
@@ -182,15 +182,16 @@ class _PeopleByIdentity:
 
     def __init__(self, split: Split):
         self._scenes = len(split.scenes)
-        self._boxes: dict[int, dict[int, Sequence[float]]] = {}
+        self._boxes: dict[int, dict[int, Box]] = {}
         for position, scene in enumerate(split.scenes):
             for person in scene.people:
                 # Of a person annotated twice in one scene the first box counts, as in the released code.
-                self._boxes.setdefault(person.identity, {}).setdefault(position, person.box)
+                if person.identity != UNKNOWN:
+                    self._boxes.setdefault(person.identity, {}).setdefault(position, person.box)
 
     def items(self, identity: int, own: int) -> SearchItems:
         """The gallery of a query for `identity` from scene number `own`."""
-        scene = np.delete(np.arange(self._scenes), own)
+        scene = [position for position in range(self._scenes) if position != own]
         boxes = {position: box for position, box in self._boxes.get(identity, {}).items() if position != own}
         positive = [position - (position > own) for position in boxes]
         return _items(scene, positive, list(boxes.values()), [1] * len(boxes))
@@ -244,7 +245,7 @@ def _without(items: SearchItems, out: np.ndarray) -> SearchItems:
 
 
 def _items(
-    scene: Sequence[int], positive: Sequence[int], box: Sequence[Sequence[float]], weight: Sequence[int]
+    scene: Sequence[int], positive: Sequence[int], box: Sequence[Box], weight: Sequence[int]
 ) -> SearchItems:
     return SearchItems(
         np.asarray(scene, np.int64).reshape(-1),

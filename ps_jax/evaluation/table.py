@@ -22,7 +22,7 @@ class DetectionTable(NamedTuple):
     score: Float[np.ndarray, " rows"]
     embedding: Float[np.ndarray, "rows width"]
 
-    def rows(self, scene: int) -> slice:
+    def rows(self, scene: int | np.integer) -> slice:
         """The rows of scene number `scene`."""
         return slice(int(self.start[scene]), int(self.start[scene + 1]))
 

@@ -47,7 +47,9 @@ def cut_tiles(source: Any, split: Split, requests: Requests) -> dict[Hashable, t
             scene = Image.fromarray(np.asarray(batch.scenes.image)[0, :height, :width])
             record = split.scenes[position]
             ratio = np.array([width / record.width, height / record.height] * 2)
-            tiles |= {key: cut_tile(scene, np.asarray(box) * ratio) for key, box in elsewhere[position]}
+            tiles |= {
+                key: cut_tile(scene, (np.asarray(box) * ratio).tolist()) for key, box in elsewhere[position]
+            }
     return tiles
 
 

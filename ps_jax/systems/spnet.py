@@ -204,13 +204,15 @@ class SPNet(nn.Module):
         loss = giou_loss(decode(deltas, anchors), targets)
         return jnp.sum(jnp.where(positive, loss, 0.0)) / self._count(positive)
 
-    def reid_loss(
-        self,
-        groups: list[tuple[Float[Array, "row box dimension"], Int[Array, "row box"], Bool[Array, "row box"]]],
-    ) -> Float[Array, ""]:
-        """Online instance matching over groups of (embedding, identity, valid); updates the memory.
+    def reid_loss(self, groups: list[tuple[Array, Array, Array]]) -> Float[Array, ""]:
+        """Online instance matching, the mean over all boxes; updates the memory.
 
-        The order of the rows is the order of the memory's updates, and does not depend on the number of devices.
+        Args:
+          groups: sets of boxes, each (embedding f32[row, box, D], identity i32[row, box], valid bool[row, box]).
+            The memory is updated set by set, row by row, in the order of the global batch.
+
+        Returns:
+          The loss.
         """
         groups = [(e.reshape(-1, e.shape[-1]), i.reshape(-1), v.reshape(-1)) for e, i, v in groups]
         memory = InstanceMemory(self.lookup_table.value, self.queue.value, self.queue_header.value)

@@ -188,7 +188,7 @@ def _evaluate(
     """Evaluates the state, records the results, and keeps the state if it is the best of the phase so far."""
     directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
     variables = on_one_device(state.variables)
-    results = run.evaluate(phase.system, variables, run.source, run.config.eval, directory)
+    results = run.evaluate(phase.system, variables, run.source, run.config.eval.to_dict(), directory)
     scalars = _scalars(results)
     score = first_result(scalars, BEST_BY)
     if phase.settings.evaluate_every and score is not None and score > writer.best_evaluation(BEST_BY):

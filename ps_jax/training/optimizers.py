@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 START_FRACTION = 1e-3  # warm-up begins at this fraction of the learning rate
 LONGEST_WARMUP = 1000  # steps
 
 
-def warmup_length(phase: Mapping, steps_per_epoch: int, total_steps: int) -> int:
+def warmup_length(phase: Mapping | ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
     """Number of warm-up steps of a phase: `warmup_steps`, or min(1000, steps of an epoch - 1) where None."""
     steps = phase.get("warmup_steps")
     if steps is None:
@@ -55,7 +56,7 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def make_optimizer(
-    phase: Mapping, schedule: Callable[[float], optax.Schedule], groups: Any, trainable: Any
+    phase: Mapping | ConfigDict, schedule: Callable[[float], optax.Schedule], groups: Any, trainable: Any
 ) -> optax.GradientTransformation:
     """Clipping over all parameters, then AdamW (torch's defaults) for each group of them.
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 from flax import struct
 
 
@@ -17,14 +16,16 @@ class TrainState:
       memory: tables the losses keep, such as the lookup table and the queue of OIM.
       opt_state: state of the optax optimiser.
       rng: typed key; the step folds its number into it, so the key itself never changes.
+
+    All may be arrays or, in a template, their shapes.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     batch_stats: Any
     memory: Any
     opt_state: Any
-    rng: jax.Array
+    rng: Any
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from ps_jax.errors import ConfigError
 from ps_jax.evaluation.detection import evaluate_detection, match_best
 from ps_jax.evaluation.metrics import average_precision, pairwise_iou, precision_recall
 from ps_jax.evaluation.similarity import gallery_features, unit_rows
-from ps_jax.evaluation.table import make_table
+from ps_jax.evaluation.table import empty_table, make_table
 
 
 def test_pairwise_iou_by_hand():
@@ -143,4 +143,4 @@ def test_table():
     assert cut.start.tolist() == [0, 1, 1, 2]
     assert cut.score.tolist() == [0.9, 0.6]
     assert cut.box[cut.rows(2)].tolist() == [[2.0] * 4]
-    assert make_table([], width=5).embedding.shape == (0, 5)
+    assert empty_table(2).start.tolist() == [0, 0, 0]

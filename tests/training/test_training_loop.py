@@ -159,7 +159,7 @@ def test_evaluations_pick_the_best(tmp_path):
     seen = []
 
     def evaluate(system, variables, source, config, out_dir):
-        seen.append((out_dir.name, config.batch_size))
+        seen.append((out_dir.name, config["batch_size"]))
         assert system.module.axis_name is None
         return toy_evaluate(system, variables, source, config, out_dir)
 

@@ -1,0 +1,97 @@
+"""The options of an evaluation, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ps_jax.errors import ConfigError
+from ps_jax.evaluation.cbgm import ContextMatching
+from ps_jax.evaluation.search import IOU_RULES
+from ps_jax.evaluation.similarity import check_similarity
+
+QUERY_RULES = ("box", "best_detection")
+MODES = ("oc", "qc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The evaluation's options, checked; `config.eval` holds them. Every result prints them.
+
+    Attributes:
+      mode: "oc", detections independent of any query, or "qc", detections of each pair of query and scene.
+      galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
+      similarity: "cosine" or "score_cosine"; `branches` embeddings of equal width lie side by side.
+      query: "box" or "best_detection", where the query's embedding is taken.
+      score_threshold: detections below it are not searched.
+      detection_threshold: detections below it do not count for detection recall and average precision.
+      iou: "variable" or "fixed", the overlap a right answer needs.
+      cross_camera, min_frame_gap: scenes to leave out of the galleries, see `search_task`.
+      true_boxes: also search among the annotated boxes.
+      context: context bipartite graph matching; None for none.
+      batch_size: scenes in a batch.
+      query_chunk: queries a query-centric system looks for at a time.
+      pictures: queries on the contact sheets; 0 for no pictures.
+    """
+
+    mode: str = "oc"
+    galleries: tuple[str, ...] = ("default",)
+    similarity: str = "cosine"
+    branches: int = 1
+    query: str = "box"
+    score_threshold: float = 0.5
+    detection_threshold: float = 0.5
+    iou: str = "variable"
+    cross_camera: bool = False
+    min_frame_gap: int = 0
+    true_boxes: bool = True
+    context: ContextMatching | None = None
+    batch_size: int = 1
+    query_chunk: int = 16
+    pictures: int = 20
+
+    def __post_init__(self):
+        check_similarity(self.similarity)
+        for name, options in (("mode", MODES), ("query", QUERY_RULES), ("iou", IOU_RULES)):
+            if getattr(self, name) not in options:
+                listed = ", ".join(options)
+                raise ConfigError(f"eval.{name}: {getattr(self, name)!r} is unknown; choose one of {listed}")
+        for name in ("batch_size", "query_chunk", "branches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"eval.{name}: {getattr(self, name)} is not a positive number")
+        if self.mode == "qc" and self.context:
+            raise ConfigError(
+                'eval.cbgm needs detections that do not depend on the query: use eval.mode "oc"'
+            )
+        if self.mode == "qc" and self.query != "box":
+            raise ConfigError('eval.query: a query-centric search takes queries at their "box"')
+
+    @classmethod
+    def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Settings":
+        """Settings from `config.eval`; raises ConfigError for an unknown key or value."""
+        options = dict(config.items())
+        context = dict(options.pop("cbgm", None) or {})
+        unknown = options.keys() - cls.__dataclass_fields__.keys() | {"context"} & options.keys()
+        if unknown:
+            raise ConfigError(f"eval.{min(unknown)}: there is no such option")
+        if context.get("k1") or context.get("k2"):
+            options["context"] = ContextMatching(**context)
+        options["galleries"] = tuple(options.get("galleries", cls.galleries))
+        return cls(**options)
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """The fields that decide what the numbers mean, for the result."""
+        context = self.context
+        return {
+            "mode": {"oc": "object-centric", "qc": "query-centric"}[self.mode],
+            "similarity": self.similarity,
+            "query": self.query,
+            "score_threshold": self.score_threshold,
+            "detection_threshold": self.detection_threshold,
+            "iou": self.iou,
+            "cross_camera": self.cross_camera,
+            "min_frame_gap": self.min_frame_gap,
+            "cbgm": f"k1={context.k1} k2={context.k2} candidates={context.candidates}" if context else "off",
+        }

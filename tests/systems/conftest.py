@@ -1,0 +1,1 @@
+from tiny_spnet import tiny as tiny
