@@ -6,6 +6,7 @@ The process leaves with 128 + the signal's number, as a shell reports it: 143 af
 import contextlib
 import signal
 import threading
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -17,9 +18,9 @@ class Interruption:
       received: the signal, None while there was none.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous = {}
+        self._previous: dict[signal.Signals, Any] = {}
         self._at_once = False
 
     def __enter__(self):
@@ -43,8 +44,8 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """128 + number of the signal received."""
-        return 128 + self.received
+        """128 + number of the signal received, 0 where there was none."""
+        return 128 + self.received if self.received else 0
 
     @contextlib.contextmanager
     def leaves_at_once(self):

@@ -70,31 +70,36 @@ def train_and_evaluate(
       CheckpointError: no checkpoint can be read, or it belongs to another model.
       TrainingError: a loss is not finite, or the state could not be saved.
     """
-    # Work directory
-    workdir = Path(workdir).absolute()
+    # Data, systems and evaluation
     devices = jax.local_devices()
     check_phases(config, len(devices))
-    started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
-    claim_workdir(workdir, config, bool(started))
-
-    # Data, systems and evaluation
     if source is None:
         from input_pipeline import open_source
 
         source = open_source(config.data)
     if build is None:
-        from ps_jax.systems import build_system as build
-    if evaluate is None:
-        from ps_jax.evaluation import evaluate
+        from ps_jax.systems import build_system
 
-    # The last phase that has a checkpoint goes on, or is found finished; the later ones follow.
+        build = build_system
+    if evaluate is None:
+        from ps_jax.evaluation import evaluate as evaluate_system
+
+        evaluate = evaluate_system
+
+    source.split("train")  # missing data are told of before anything is written
+
+    # Work directory: the last phase with a checkpoint goes on, or is found finished; the later ones follow.
+    workdir = Path(workdir).absolute()
+    started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
+    claim_workdir(workdir, config, bool(started))
     first = list(config.phases).index(started[-1]) if started else 0
-    previous = None
+    previous: tuple[Phase, TrainState] | None = None
     with Interruption() as interruption:
         run = _Run(config, workdir, source, evaluate, devices, interruption)
         for index in range(first, len(config.phases)):
             phase = prepare_phase(config, index, source, build, devices)
             previous = (phase, _train(run, phase, previous))
+    assert previous, "check_phases lets no empty list of phases through"
     return previous[1]
 
 
@@ -126,7 +131,8 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
             "model": phase.arguments,
             "config": plain_config(config),
         }
-        metrics, marked_step, marked_time = {}, step, time.monotonic()
+        metrics: dict[str, jax.Array] = {}  # of the last step taken
+        marked_step, marked_time = step, time.monotonic()
         host_batches = run.source.train_batches(settings, config.seed, step)
         with (
             prefetch_to_devices(host_batches, run.devices) as batches,
@@ -200,7 +206,7 @@ def _evaluate(
 
 def _scalars(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """All numbers in nested results, by their path."""
-    scalars = {}
+    scalars: dict[str, float] = {}
     for name, value in results.items():
         if isinstance(value, Mapping):
             scalars |= _scalars(value, f"{prefix}{name}/")

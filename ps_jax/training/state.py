@@ -5,8 +5,7 @@ from typing import Any
 from flax import struct
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The whole state of one training phase; every leaf is saved in a checkpoint.
 
     Attributes:

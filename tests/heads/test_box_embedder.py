@@ -32,7 +32,7 @@ class _Rows(nn.Module):
         return apply_to_existing_rows(work, self, shared, x, valid)["y"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 16, 17, 50, 70])
+@pytest.mark.parametrize("count", [0, 2, 5, 16, 17, 50, 70])
 def test_work_on_existing_rows_equals_work_on_all(count):
     total = 70
     assert capacities(total) == (16, 17, 70)

@@ -76,6 +76,7 @@ def test_search_scores_anchors_by_their_distance_from_the_query(trained):
 
 def test_sizes_are_compiled_once(trained):
     system, variables, scenes = trained
+    chex.clear_trace_counter()
     detect = jax.jit(chex.assert_max_traces(system.detect, n=1))
     for size in ((64, 64), (33, 64), (60, 41)):
         detect(variables, scenes._replace(size=jnp.asarray([size, size])))

@@ -19,7 +19,7 @@ from toy_training import (
     toy_evaluate,
 )
 
-from ps_jax.errors import CheckpointError, ConfigError, TrainingError
+from ps_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ps_jax.training import load_variables, phases, train_and_evaluate
 from ps_jax.training.checkpoints import Checkpoints
 from ps_jax.training.metric_writers import read_records
@@ -304,3 +304,13 @@ def test_the_main_tells_the_user_in_one_message(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("train.py: the configuration has no such option (--config.sed=1): 'sed'")
     assert 'Did you mean "seed"' in result.stderr
+
+
+def test_missing_data_leave_no_work_directory(tmp_path):
+    class Missing(ToySource):
+        def split(self, partition):
+            raise DataError("there is no such directory")
+
+    with pytest.raises(DataError):
+        train(tmp_path / "run", source=Missing())
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,43 @@
+"""A step must not depend on the number of devices: compared in a program of its own, which has two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def _report(mode: str, trunk: str) -> dict:
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)]),
+    }
+    result = subprocess.run(
+        [sys.executable, HERE / "two_devices.py", mode, trunk], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("trunk", ["tiny", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
+def test_object_centric_step_on_two_devices_is_the_step_on_one(trunk):
+    report = _report("oc", trunk)
+    assert min(report["terms"].values()) > 0.01  # every term takes part
+    assert report["term"] < 1e-5
+    assert report["gradient"] < (1e-4 if trunk == "tiny" else 1e-3)
+    for name in ("lookup_table", "queue", "batch_stats"):
+        assert report[name] < 1e-4, name
+    assert report["replicas"] == 0
+
+
+def test_query_centric_step_on_two_devices_keeps_the_replicas_equal():
+    report = _report("qc", "tiny")
+    assert min(report["terms"].values()) > 0.01
+    for name in ("lookup_table", "queue", "batch_stats"):
+        assert report[name] < 1e-4, name
+    assert report["replicas"] == 0

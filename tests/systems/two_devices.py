@@ -1,0 +1,82 @@
+"""Run as a program on two CPU devices: prints how far a step on two devices is from one on a single device.
+
+Arguments: mode ("oc" or "qc") and trunk ("tiny" or a trunk's name).
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_spnet import OPTIONS, batch, tiny_trunk, two_views
+
+from ps_jax.interface import People, Scenes
+from ps_jax.systems import build_system, spnet
+
+AXIS = "device"
+
+
+def main(mode: str, trunk: str) -> None:
+    assert jax.device_count() == 2
+    if trunk == "tiny":
+        spnet.build_trunk = tiny_trunk
+    # Twice the same two pictures on the query-centric path: there pairs are formed inside each device's part, and
+    # the losses of both parts together are those of one, if every combination fits into the budget.
+    options = OPTIONS | {"mode": mode, "trunk": trunk, "pairs_per_batch": 64, "num_identities": 12}
+    scenes, people = batch((2, 0, 3, 1)) if mode == "oc" else two_views((2, 1))
+    one, two = build_system("spnet", options), build_system("spnet", options | {"axis_name": AXIS})
+    variables = one.init(jax.random.key(0), scenes, people)
+    # A memory that is partly filled, so that there is a re-identification loss.
+    table = jax.random.normal(jax.random.key(1), variables["memory"]["lookup_table"].shape)
+    table = table / jnp.linalg.norm(table, axis=-1, keepdims=True)
+    variables["memory"]["lookup_table"] = table.at[1].set(0.0)
+
+    def step(system, variables, scenes, people, key):
+        def total(params):
+            terms, changed = system.losses({**variables, "params": params}, scenes, people, key)
+            return sum(terms.values()), (terms, changed)
+
+        gradient, (terms, changed) = jax.grad(total, has_aux=True)(variables["params"])
+        return gradient, terms, changed
+
+    def shared_step(variables, scenes, people, key):
+        gradient, terms, changed = step(two, variables, scenes, people, key)
+        return jax.lax.psum((gradient, terms), AXIS), changed
+
+    key = jax.random.key(2)
+    gradient, terms, changed = jax.jit(lambda *args: step(one, *args))(variables, scenes, people, key)
+
+    def split(tree):
+        return jax.tree.map(lambda x: x.reshape(2, x.shape[0] // 2, *x.shape[1:]), tree)
+
+    shares = jax.pmap(shared_step, AXIS, in_axes=(None, 0, 0, None))(
+        variables,
+        split(Scenes(scenes.image, scenes.size)),
+        split(People(*people)),
+        key,
+    )
+    (gradient_, terms_), changed_ = jax.device_get(shares)
+
+    def difference(a, b):
+        a, b = jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(b)
+        largest = max(float(np.abs(x).max()) for x in a)
+        return max(float(np.abs(x - y[0]).max()) for x, y in zip(a, b, strict=True)) / max(largest, 1e-9)
+
+    def replicas(tree):
+        return max(float(np.abs(x[0] - x[1]).max()) for x in jax.tree.leaves(tree))
+
+    report = {
+        "terms": {name: float(value) for name, value in terms.items()},
+        "term": max(abs(float(terms[name]) - float(terms_[name][0])) / float(terms[name]) for name in terms),
+        "gradient": difference(gradient, gradient_),
+        "lookup_table": difference(changed["memory"]["lookup_table"], changed_["memory"]["lookup_table"]),
+        "queue": difference(changed["memory"]["queue"], changed_["memory"]["queue"]),
+        "batch_stats": difference(changed["batch_stats"], changed_["batch_stats"]),
+        "replicas": replicas(changed_),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
