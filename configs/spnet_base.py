@@ -1,8 +1,9 @@
 """What the SPNet configs share (Jaffe and Zakhor, "Swap Path Network", WACV 2025).
 
-`prw`, `cuhk_sysu` and `coco_json` have the paper's settings: ConvNeXt-T, 512 x 512 crops, batches of 8, 30 epochs a phase.
-`streets`, the default, is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops, a higher
-learning rate because the trunk starts from scratch.
+`prw`, `cuhk_sysu` and `coco_json` have the paper's settings: ConvNeXt-T, 512 x 512 crops, batches of 8, 30 epochs a
+phase. `streets`, the default, is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops,
+short embeddings, fewer samples, and a higher learning rate because the trunk starts from scratch. `prw_small` is that
+size for PRW's layout, meant to start from ImageNet weights.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,8 @@ from ml_collections.config_dict import placeholder
 
 from ps_jax.errors import ConfigError
 
-DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json")
+DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json", "prw_small")
+SMALL = ("streets", "prw_small")  # sized for two CPU cores
 
 
 def base(dataset: str) -> ConfigDict:
@@ -21,9 +23,10 @@ def base(dataset: str) -> ConfigDict:
     """
     if dataset not in DATASETS:
         raise ConfigError(
-            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of {', '.join(DATASETS)}"
+            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
+            f"{', '.join(DATASETS)}"
         )
-    small = dataset == "streets"
+    small = dataset in SMALL
     config = ConfigDict()
     config.system = "spnet"
     config.seed = 0
@@ -33,18 +36,19 @@ def base(dataset: str) -> ConfigDict:
     config.model = ConfigDict(
         {
             "trunk": "mobilenet_v2" if small else "convnext_tiny",
-            "embedding_dim": 128,
-            "reid_dim": 128,
+            "embedding_dim": 64 if small else 128,
+            "reid_dim": 64 if small else 128,
             "oim_scale": 30.0,
             "oim_momentum": 0.5,
-            "queue_size": {"cuhk_sysu": 5000}.get(dataset, 500),  # CHOSEN for coco_json and streets
+            "queue_size": 5000 if dataset == "cuhk_sysu" else 500,  # 500 is PRW's; CHOSEN for the others
         }
     )
     config.data = ConfigDict(
         {
-            "source": dataset,
-            "dir": "data/streets" if small else "",
-            "resize": (240, 320) if small else (900, 1500),  # short side, unless the long side would exceed the second
+            "source": dataset.removesuffix("_small"),
+            "dir": "data/streets" if dataset == "streets" else "",
+            # (short side, longest long side) of a scene; the picture is resized to the first that it meets
+            "resize": {"streets": (240, 320), "prw_small": (288, 512)}.get(dataset, (900, 1500)),
             "max_people": 16 if small else 64,
             "streets": {"layout": "cuhk_sysu", "seed": 0},  # options of input_pipeline.streets.StreetsOptions
         }
@@ -52,17 +56,19 @@ def base(dataset: str) -> ConfigDict:
     config.eval = ConfigDict(
         {
             "mode": "oc",  # "qc" searches query by query
-            "batch_size": 1,
-            "galleries": ("default",),  # names of galleries, or "all"
-            "query": "box",  # the query's feature is taken at its box
+            "query": "box",  # the query's embedding is taken at its box
             "similarity": "cosine",
+            "branches": 1,  # embeddings that lie side by side
+            "galleries": ("default",),  # names of galleries, or "all"
+            "iou": "variable",  # a right answer needs min(0.5, wh / ((w + 10) (h + 10)))
             "score_threshold": 0.5,
             "detection_threshold": 0.5,
-            "iou": "variable",  # min(0.5, wh / ((w + 10) (h + 10)))
             "cross_camera": False,
             "min_frame_gap": 0,
             "true_boxes": True,
-            "cbgm": {"k1": 0, "k2": 0},
+            "cbgm": {"k1": 0, "k2": 0, "candidates": "detections"},  # k1 = k2 = 0: off
+            "batch_size": 1,
+            "query_chunk": 16,  # queries searched at a time in mode "qc"
             "pictures": 20,
         }
     )
@@ -70,20 +76,25 @@ def base(dataset: str) -> ConfigDict:
 
 
 def pretrain(dataset: str) -> ConfigDict:
-    """Query-centric pre-training (section 3.2): two views of each scene, slow trunk, strong scaling."""
-    small = dataset == "streets"
+    """Query-centric pre-training (section 3.2): two views of each scene, a slow trunk."""
+    small = dataset in SMALL
     return ConfigDict(
         {
-            "model": {"mode": "qc", "pairs_per_batch": 32, "samples_per_pair": 64},
+            "model": {
+                "mode": "qc",
+                "pairs_per_batch": 16 if small else 32,
+                "samples_per_pair": 16 if small else 64,
+            },
             "augmentation": "rrc_scale",
-            "scale_range": (0.75, 1.5) if small else (1.5, 3.0),  # paper: 0.5..2, released code: 1.5..3
-            "crop": 192 if small else 512,
+            "scale_range": (0.75, 1.5) if small else (1.5, 3.0),  # paper: 0.5 to 2; released code: 1.5 to 3
+            "crop": 160 if small else 512,
             "views": 2,
-            "batch_size": 8,
-            "epochs": 6.0 if small else 30.0,
+            "batch_size": 8,  # counts views
+            "epochs": 3.0 if small else 30.0,
             "learning_rate": 1e-3 if small else 1e-4,
             "weight_decay": 1e-3,
-            "backbone_learning_rate": 1e-3 if small else 1e-5,  # from scratch there is nothing to be gentle with
+            # from scratch there is nothing in the trunk to be gentle with
+            "backbone_learning_rate": {"streets": 1e-3, "prw_small": 1e-4}.get(dataset, 1e-5),
             "backbone_weight_decay": 0.0,
             **_common(small),
         }
@@ -92,15 +103,15 @@ def pretrain(dataset: str) -> ConfigDict:
 
 def finetune(dataset: str) -> ConfigDict:
     """Object-centric training with online instance matching."""
-    small = dataset == "streets"
+    small = dataset in SMALL
     return ConfigDict(
         {
-            "model": {"mode": "oc", "samples_per_image": 128},
+            "model": {"mode": "oc", "samples_per_image": 16 if small else 128},
             "augmentation": "rrc2",
-            "crop": 192 if small else 512,
+            "crop": 160 if small else 512,
             "views": 1,
             "batch_size": 8,
-            "epochs": 12.0 if small else 30.0,
+            "epochs": 8.0 if small else 30.0,
             "learning_rate": 1e-3 if small else 1e-4,
             "weight_decay": 5e-4,
             "backbone_learning_rate": placeholder(float),  # none: as the rest

@@ -1,9 +1,13 @@
 """SPNet-S, object-centric training alone, the baseline of `spnet_qc.py`.
 
-  python train.py --config configs/spnet_oc.py                                      generated streets, two CPU cores
-  python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH           PRW, the paper's settings
-  python train.py --config configs/spnet_oc.py:cuhk_sysu --config.data.dir=PATH     CUHK-SYSU, the paper's settings
-  python train.py --config configs/spnet_oc.py:coco_json --config.data.dir=PATH     your own pictures
+Generated streets, at a size for two CPU cores:
+  python train.py --config configs/spnet_oc.py
+The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own pictures with them:
+  python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH
+  python train.py --config configs/spnet_oc.py:cuhk_sysu --config.data.dir=PATH
+  python train.py --config configs/spnet_oc.py:coco_json --config.data.dir=PATH
+A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV2:
+  python train.py --config configs/spnet_oc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 """
 
 from configs import spnet_base

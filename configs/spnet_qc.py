@@ -1,11 +1,15 @@
 """SPNet-S, query-centric pre-training then object-centric fine-tuning.
 
-  python train.py --config configs/spnet_qc.py                                      generated streets, two CPU cores
-  python train.py --config configs/spnet_qc.py:prw --config.data.dir=PATH           PRW, the paper's settings
-  python train.py --config configs/spnet_qc.py:cuhk_sysu --config.data.dir=PATH     CUHK-SYSU, the paper's settings
-  python train.py --config configs/spnet_qc.py:coco_json --config.data.dir=PATH     your own pictures
+Generated streets, at a size for two CPU cores:
+  python train.py --config configs/spnet_qc.py
+The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own pictures with them:
+  python train.py --config configs/spnet_qc.py:prw --config.data.dir=PATH
+  python train.py --config configs/spnet_qc.py:cuhk_sysu --config.data.dir=PATH
+  python train.py --config configs/spnet_qc.py:coco_json --config.data.dir=PATH
+A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV2:
+  python train.py --config configs/spnet_qc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 
-The pre-training phase runs on the training scenes of the same data set, with online instance matching as its re-id loss.
+Both phases run on the training scenes of the same data set, with online instance matching as the re-id loss.
 """
 
 from configs import spnet_base

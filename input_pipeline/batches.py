@@ -4,6 +4,7 @@ Shuffling happens on scene numbers (`plan`), before anything is decoded; picture
 parallel and come out in order.
 """
 
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -93,7 +94,9 @@ def train_batches(
     steps_per_epoch(len(split.scenes), phase)  # checks batch_size and views
     sizes = scene_sizes(split, resize)
     crop = None if augmentation.name == "window" else augmentation.crop
-    plan = TrainPlan(sizes, crop, phase.batch_size, phase.views, seed)
+    # Phases of one run draw differently: what they do to a scene is part of the seed.
+    stream = zlib.crc32(f"{augmentation.name} {phase.views}".encode())
+    plan = TrainPlan(sizes, crop, phase.batch_size, phase.views, (seed, stream))
     rows = share.stop - share.start
 
     def samples(step: np.ndarray) -> Samples:

@@ -106,14 +106,14 @@ class TrainPlan:
       crop: (height, width) of the augmented pictures, None for whole scenes.
       batch_size: rows of a batch over all hosts.
       views: consecutive rows that show the same scene.
-      seed: seed of the run.
+      seed: numbers that all that is drawn depends on.
     """
 
     sizes: np.ndarray
     crop: tuple[int, int] | None
     batch_size: int
     views: int
-    seed: int
+    seed: tuple[int, ...]
 
     def samples(self, step: int) -> Samples:
         """The rows of one step's batch over all hosts; row r's seed depends on (seed, step, r) alone."""
@@ -121,7 +121,7 @@ class TrainPlan:
         epoch, batch = divmod(step, len(self.sizes) // scenes_a_batch)
         positions, sizes = self._epoch(epoch)
         seeds = [
-            np.random.SeedSequence((_SAMPLE, self.seed, step, row)).generate_state(2)
+            np.random.SeedSequence((_SAMPLE, *self.seed, step, row)).generate_state(2)
             for row in range(self.batch_size)
         ]
         return Samples(
@@ -138,7 +138,7 @@ class TrainPlan:
         """Scene numbers [steps, scenes of a batch] and padded sizes [steps, 2] of one epoch."""
         scenes_a_batch = self.batch_size // self.views
         steps = len(self.sizes) // scenes_a_batch
-        generator = np.random.default_rng((_ORDER, self.seed, epoch))
+        generator = np.random.default_rng((_ORDER, *self.seed, epoch))
         order = generator.permutation(len(self.sizes))
         if self.crop is not None:
             whole = order[: steps * scenes_a_batch].reshape(steps, scenes_a_batch)

@@ -4,12 +4,9 @@ Boxes are always `xyxy` in absolute pixels of the resized image, float32; sizes 
 images and features are channels-last. Shapes are static, padded entries carry a `valid` mask.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-ArrayLike = jax.Array | np.ndarray
+ArrayLike = Any  # numpy on the host, JAX on the devices
 
 
 class Scenes(NamedTuple):
@@ -57,7 +54,7 @@ class Batch(NamedTuple):
 
     scenes: Scenes
     people: People
-    index: ArrayLike
+    index: ArrayLike  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 class Detections(NamedTuple):

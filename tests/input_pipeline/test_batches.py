@@ -175,7 +175,7 @@ def test_odd_sizes(tmp_path, name):
 
 
 def test_whole_scenes_come_in_few_sizes(split):
-    plan = TrainPlan(np.array([[90, 150]] * 10 + [[150, 90]] * 5 + [[90, 91]] * 2), None, 4, 1, seed=0)
+    plan = TrainPlan(np.array([[90, 150]] * 10 + [[150, 90]] * 5 + [[90, 91]] * 2), None, 4, 1, seed=(0,))
     seen = [plan.samples(step) for step in range(8)]
     assert sorted(tuple(sample.size[0].tolist()) for sample in seen[:4]) == [
         (96, 160),
@@ -184,7 +184,7 @@ def test_whole_scenes_come_in_few_sizes(split):
         (160, 96),
     ]
     assert len(np.unique(np.concatenate([sample.position for sample in seen[:4]]))) == 16
-    mixed = TrainPlan(np.array([[90, 150]] * 2 + [[150, 90]] * 2), None, 4, 1, seed=0).samples(0)
+    mixed = TrainPlan(np.array([[90, 150]] * 2 + [[150, 90]] * 2), None, 4, 1, seed=(0,)).samples(0)
     assert mixed.size[0].tolist() == [160, 160]
     sizes = {
         batch.scenes.image.shape[1:3]
