@@ -6,9 +6,12 @@ short embeddings, fewer samples, and a higher learning rate because the trunk st
 size for PRW's layout, meant to start from ImageNet weights.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from input_pipeline.streets import StreetsOptions
 from ps_jax.errors import ConfigError
 
 DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json", "prw_small")
@@ -50,7 +53,7 @@ def base(dataset: str) -> ConfigDict:
             # (short side, longest long side) of a scene; the picture is resized to the first that it meets
             "resize": {"streets": (240, 320), "prw_small": (288, 512)}.get(dataset, (900, 1500)),
             "max_people": 16 if small else 64,
-            "streets": {"layout": "cuhk_sysu", "seed": 0},  # options of input_pipeline.streets.StreetsOptions
+            "streets": dataclasses.asdict(StreetsOptions()) if dataset == "streets" else {},
         }
     )
     config.eval = ConfigDict(

@@ -40,6 +40,8 @@ class Layout:
 
     def directory(self, path: str | Path) -> Path:
         """`path` as a Path; raises DataError where there is no such directory."""
+        if not str(path):
+            raise self.error("no directory is named; give one with --config.data.dir=PATH")
         path = Path(path).expanduser()
         if not path.is_dir():
             raise self.error(f"{path}: there is no such directory")
