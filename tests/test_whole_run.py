@@ -37,19 +37,23 @@ PHASES = [
 # 12 batches of 2 scenes, and 6 of 4, are an epoch
 LENGTH = ["--config.pretrain.epochs=0.25", "--config.finetune.epochs=0.5"]
 
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 def command(program, *arguments, without_tensorflow=False):
     """The command line of a program of the top level, where wanted with TensorFlow hidden from it."""
     if not without_tensorflow:
         return [sys.executable, *program.split(), *map(str, arguments)]
-    hide = "import runpy, sys; sys.modules['tensorflow'] = None; sys.argv = sys.argv[1:]; "
-    return [
-        sys.executable,
-        "-c",
-        hide + "runpy.run_path(sys.argv[0], run_name='__main__')",
-        program,
-        *arguments,
-    ]
+    return [sys.executable, "-c", WITHOUT_TENSORFLOW, program, *arguments]
 
 
 def run(*arguments, **options):

@@ -6,7 +6,6 @@ the query-centric path too (SPNet, section 3.1). The projector is the embedding 
 """
 
 import contextlib
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -145,7 +144,5 @@ class BoxEmbedder(nn.Module):
                 deep = module.last_stage(patches, train)
             return jnp.max(patches, axis=(1, 2)), jnp.max(deep, axis=(1, 2))
 
-        shallow, deep = apply_to_existing_rows(
-            pooled, self, features, (boxes, scene), valid, self.axis_name
-        )
+        shallow, deep = apply_to_existing_rows(pooled, self, features, (boxes, scene), valid, self.axis_name)
         return self.projector(shallow, deep, valid, train)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, PyTree
 
-FRACTIONS = (1 / 16, 1 / 4, 1)
+FRACTIONS = (1 / 16, 1 / 4, 1 / 2, 1)
 SMALLEST = 16  # below this many rows there is nothing to save
 
 
@@ -59,9 +59,7 @@ def apply_to_existing_rows(
 
         def branch(module, shared, rows, valid):
             result = work(module, shared, jax.tree.map(lambda x: x[:size], rows), valid[:size])
-            return jax.tree.map(
-                lambda x: jnp.pad(x, ((0, total - size),) + ((0, 0),) * (x.ndim - 1)), result
-            )
+            return jax.tree.map(lambda x: jnp.pad(x, ((0, total - size),) + ((0, 0),) * (x.ndim - 1)), result)
 
         return branch
 
@@ -78,6 +76,4 @@ def apply_to_existing_rows(
         else:
             result = nn.switch(choice, branches, module, shared, sorted_rows, sorted_valid)
     back = jnp.argsort(order)
-    return jax.tree.map(
-        lambda x: jnp.where(valid.reshape((-1,) + (1,) * (x.ndim - 1)), x[back], 0), result
-    )
+    return jax.tree.map(lambda x: jnp.where(valid.reshape((-1,) + (1,) * (x.ndim - 1)), x[back], 0), result)

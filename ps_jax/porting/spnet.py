@@ -54,7 +54,9 @@ def spnet_rules(trunk: str) -> list[Rule]:
     rules += convolution_rules("head.feature_head.emb_pred", "anchor_embedder/convolution")
     rules += linear_rules("head.bridge_layer.{t}.linear", "bridge_{t}/linear")
     for layer in range(4):
-        rules += linear_rules(f"head.regression_head.{{t}}.tfm.{2 * layer}", f"regression_head_{{t}}/hidden_{layer}")
+        rules += linear_rules(
+            f"head.regression_head.{{t}}.tfm.{2 * layer}", f"regression_head_{{t}}/hidden_{layer}"
+        )
     rules += linear_rules("head.regression_head.{t}.head", "regression_head_{t}/deltas")
     for feature, ours in (("feat_res4", "shallow"), ("feat_res5", "deep")):
         projector = f"head.align_emb_head.nae_head.projectors.{feature}"

@@ -28,8 +28,6 @@ def global_numbers(count: int, axis_name: str | None) -> Int[Array, " count"]:
     return local if axis_name is None else jax.lax.axis_index(axis_name) * count + local
 
 
-def numbered_keys(
-    key: Key[Array, ""], count: int, axis_name: str | None
-) -> Key[Array, " count"]:
+def numbered_keys(key: Key[Array, ""], count: int, axis_name: str | None) -> Key[Array, " count"]:
     """A random key for each of this device's scenes that does not depend on the number of devices."""
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(global_numbers(count, axis_name))

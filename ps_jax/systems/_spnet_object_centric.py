@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ps_jax.boxes import BACKGROUND, clip_boxes, decode, elementwise_iou, match_anchors, pairwise_iou
-from ps_jax.boxes import sample_balanced
+from ps_jax.boxes import (
+    BACKGROUND,
+    clip_boxes,
+    decode,
+    elementwise_iou,
+    match_anchors,
+    pairwise_iou,
+    sample_balanced,
+)
 from ps_jax.heads import fixed_norm_logit, offset_norm
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import numbered_keys

@@ -30,7 +30,9 @@ from ps_jax.systems._spnet_query_centric import query_centric_losses
 from ps_jax.systems._system import System, Variables
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
-ANCHOR_SIZES = tuple(tuple(float(int(base * 2 ** (k / 3))) for k in range(3)) for base in (32, 64, 128, 256, 512))
+ANCHOR_SIZES = tuple(
+    tuple(float(int(base * 2 ** (k / 3))) for k in range(3)) for base in (32, 64, 128, 256, 512)
+)
 LAST_STAGE = "stage4"  # of every trunk
 
 
@@ -122,7 +124,9 @@ class SPNet(nn.Module):
         self.lookup_table = self.variable(
             "memory", "lookup_table", jnp.zeros, (self.num_identities, self.reid_dim), jnp.float32
         )
-        self.queue = self.variable("memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32)
+        self.queue = self.variable(
+            "memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32
+        )
         self.queue_header = self.variable("memory", "queue_header", jnp.zeros, (), jnp.int32)
 
     def initialise(self) -> None:

@@ -35,7 +35,10 @@ def spnet_system(golden: Golden) -> System:
     if config["train_mode"] == "oc":
         model["samples_per_image"] = config["subsample_per_image"]
     else:
-        model |= {"samples_per_pair": config["subsample_per_image"], "pairs_per_batch": config["subsample_per_query"]}
+        model |= {
+            "samples_per_pair": config["subsample_per_image"],
+            "pairs_per_batch": config["subsample_per_query"],
+        }
     return build_system("spnet", model)
 
 

@@ -62,7 +62,9 @@ def test_fixed_norm(golden, dimension):
         # The released code cannot evaluate the gamma function there and takes mean^2 = d - 1/2, of which the
         # exact deviation differs by about 1 / (8 d) relatively. With its constants the numbers are the stored ones.
         difference = 1 / (7 * dimension)
-        np.testing.assert_allclose((mean**2, deviation), (squared_mean, squared_mean**0.5 / ratio), rtol=difference)
+        np.testing.assert_allclose(
+            (mean**2, deviation), (squared_mean, squared_mean**0.5 / ratio), rtol=difference
+        )
         golden.check(f"fixednorm_d{dimension}", ratio - norms * ratio / squared_mean**0.5, relative=OPERATION)
         golden.check(f"fixednorm_d{dimension}", fixed_norm_logit(norms, dimension), relative=difference)
 
@@ -105,7 +107,9 @@ def test_box_regression(golden):
         each = jnp.where(matched >= 0, giou_loss(decode(deltas, anchors), targets), 0.0)
         return jnp.sum(each) / jnp.sum(matched >= 0), deltas
 
-    (value, deltas), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(golden.array("clshead_in")))
+    (value, deltas), gradient = jax.value_and_grad(loss, has_aux=True)(
+        jnp.asarray(golden.array("clshead_in"))
+    )
     golden.check("reghead_out", deltas, relative=OPERATION)
     golden.check("reghead_giou_loss", value, relative=OPERATION)
     golden.check("reghead_grad", gradient, relative=OPERATION)

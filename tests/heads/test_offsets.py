@@ -37,7 +37,9 @@ def test_query_distances_and_their_gradient_are_those_of_all_differences_at_once
         return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
     np.testing.assert_allclose(query_distances(query, scene, anchors), direct(query, anchors), rtol=1e-6)
-    ours = jax.grad(lambda q, a: (weight * query_distances(q, scene, a)).sum(), argnums=(0, 1))(query, anchors)
+    ours = jax.grad(lambda q, a: (weight * query_distances(q, scene, a)).sum(), argnums=(0, 1))(
+        query, anchors
+    )
     expected = jax.grad(lambda q, a: (weight * direct(q, a)).sum(), argnums=(0, 1))(query, anchors)
     for a, b in zip(ours, expected, strict=True):
         assert np.all(np.isfinite(a))

@@ -27,7 +27,9 @@ def test_detections_are_sorted_inside_the_scene_and_empty_where_not_valid(traine
     valid = np.asarray(found.valid)
     assert found.box.shape == (2, 40, 4) and found.embedding.shape == (2, 40, 16)
     assert 2 < valid.sum() < valid.size
-    assert np.all(np.diff(np.asarray(found.score), axis=1) <= 0) and np.all(np.asarray(found.score)[valid] > 0.5)
+    assert np.all(np.diff(np.asarray(found.score), axis=1) <= 0) and np.all(
+        np.asarray(found.score)[valid] > 0.5
+    )
     assert np.all(np.diff(valid.astype(int), axis=1) <= 0)
     for scene, (height, width) in enumerate(np.asarray(scenes.size)):
         box = np.asarray(found.box)[scene]
@@ -45,28 +47,40 @@ def test_a_scene_does_not_depend_on_its_batch(trained):
     together = (detect(variables, scenes), find(variables, scenes, queries), embed(variables, scenes, boxes))
     for scene in range(2):
         one = Scenes(scenes.image[scene : scene + 1], scenes.size[scene : scene + 1])
-        alone = (detect(variables, one), find(variables, one, queries), embed(variables, one, boxes[scene : scene + 1]))
+        alone = (
+            detect(variables, one),
+            find(variables, one, queries),
+            embed(variables, one, boxes[scene : scene + 1]),
+        )
         expected = jax.tree.map(lambda x, scene=scene: x[scene : scene + 1], together)
         chex.assert_trees_all_close(alone, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_embedding_of_a_detection_is_that_of_its_box(trained):
     system, variables, scenes = trained
-    found = system.detect(variables, scenes)
-    embedding = system.embed(variables, scenes, found.box)
+    found = jax.jit(system.detect)(variables, scenes)
+    embedding = jax.jit(system.embed)(variables, scenes, found.box)
     valid = np.asarray(found.valid)
-    np.testing.assert_allclose(np.asarray(embedding)[valid], np.asarray(found.embedding)[valid], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(embedding)[valid], np.asarray(found.embedding)[valid], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_search_scores_anchors_by_their_distance_from_the_query(trained):
     """A query put onto an anchor's embedding finds that anchor first, with the highest possible score."""
     system, variables, scenes = trained
-    _, seen = system.module.apply(variables, system.normalise(scenes), method="detect", mutable=["intermediates"])
+    _, seen = system.module.apply(
+        variables, system.normalise(scenes), method="detect", mutable=["intermediates"]
+    )
     anchors = np.asarray(seen["intermediates"]["anchors"][0])
     embedding = seen["intermediates"]["anchor_embedding"][0]
     number = 5 * 8 * 9 + 3  # somewhere in the middle of the first level
     found, seen = system.module.apply(
-        variables, system.normalise(scenes), embedding[1, number][None], method="find", mutable=["intermediates"]
+        variables,
+        system.normalise(scenes),
+        embedding[1, number][None],
+        method="find",
+        mutable=["intermediates"],
     )
     np.testing.assert_array_equal(seen["intermediates"]["top_anchors"][0][1, 0], anchors[number])
     assert found.box.shape == (2, 1, 20, 4)

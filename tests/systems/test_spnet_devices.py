@@ -18,7 +18,10 @@ def _report(mode: str, trunk: str) -> dict:
         "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)]),
     }
     result = subprocess.run(
-        [sys.executable, HERE / "two_devices.py", mode, trunk], env=environment, capture_output=True, text=True
+        [sys.executable, HERE / "two_devices.py", mode, trunk],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
@@ -28,8 +31,9 @@ def _report(mode: str, trunk: str) -> dict:
 def test_object_centric_step_on_two_devices_is_the_step_on_one(trunk):
     report = _report("oc", trunk)
     assert min(report["terms"].values()) > 0.01  # every term takes part
-    assert report["term"] < 1e-5
-    assert report["gradient"] < (1e-4 if trunk == "tiny" else 1e-3)
+    assert report["term"] < (1e-5 if trunk == "tiny" else 1e-4)
+    # Batch statistics of a few small maps: an image brighter by 2e-7 moves MobileNetV2's gradient by 0.4 %.
+    assert report["gradient"] < (1e-5 if trunk == "tiny" else 2e-2)
     for name in ("lookup_table", "queue", "batch_stats"):
         assert report[name] < 1e-4, name
     assert report["replicas"] == 0

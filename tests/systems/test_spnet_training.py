@@ -61,8 +61,9 @@ def test_padding_of_people_is_not_seen(tiny):
     )
     for mode in ("oc", "qc"):
         system = tiny(mode=mode)
-        clean_terms, clean_changed = system.losses(variables, scenes, people, jax.random.key(1))
-        dirty_terms, dirty_changed = system.losses(variables, scenes, dirty, jax.random.key(1))
+        losses = jax.jit(system.losses)
+        clean_terms, clean_changed = losses(variables, scenes, people, jax.random.key(1))
+        dirty_terms, dirty_changed = losses(variables, scenes, dirty, jax.random.key(1))
         chex.assert_trees_all_close(clean_terms, dirty_terms, rtol=1e-6)
         chex.assert_trees_all_close(clean_changed, dirty_changed, rtol=1e-6)
 
@@ -71,7 +72,8 @@ def test_query_centric_training_leaves_the_bridge_alone(tiny):
     system = tiny(mode="qc")
     scenes, people = two_views((3,), missing_in_second=1)
     variables = system.init(jax.random.key(0), scenes, people)
-    gradient, (terms, _) = _gradient(system, variables, scenes, people, jax.random.key(1))
+    step = jax.jit(lambda variables: _gradient(system, variables, scenes, people, jax.random.key(1)))
+    gradient, (terms, _) = step(variables)
     assert _all_finite((gradient, terms))
     assert not any(np.any(x) for x in jax.tree.leaves(gradient["bridge_0"]))
     for part in ("backbone", "fpn", "anchor_embedder", "box_embedder", "regression_head_0"):
@@ -99,9 +101,9 @@ def test_pairs_other_views_come_first_then_the_own_scene_then_strangers():
 
     def pairs(count):
         result, chosen = choose_pairs(people, count, key, _in_order)
-        table = [
-            (int(s), int(q), bool(p)) for s, q, p, v in zip(*map(np.asarray, (result.scene, result.query, result.positive, result.valid)), strict=True) if v
-        ]
+        columns = map(np.asarray, (result.scene, result.query, result.positive, result.valid))
+        rows = zip(*columns, strict=True)
+        table = [(int(s), int(q), bool(positive)) for s, q, positive, valid in rows if valid]
         assert chosen.sum() == len(table) and result.scene.shape == (count,)
         return table, result
 
@@ -110,8 +112,16 @@ def test_pairs_other_views_come_first_then_the_own_scene_then_strangers():
     assert pairs(6)[0] == [(0, 0, True), (0, 1, True), (0, 3, True), (1, 0, True), (1, 3, True), (2, 6, True)]
     table, result = pairs(20)
     assert len(table) == 3 * 4  # all combinations; the rest of the budget stays empty
-    assert {(s, q) for s, q, positive in table if not positive} == {(0, 6), (1, 1), (1, 6), (2, 0), (2, 1), (2, 3)}
-    for s, q, positive, target in zip(*map(np.asarray, (result.scene, result.query, result.positive, result.target_box)), strict=True):
+    assert {(s, q) for s, q, positive in table if not positive} == {
+        (0, 6),
+        (1, 1),
+        (1, 6),
+        (2, 0),
+        (2, 1),
+        (2, 3),
+    }
+    columns = map(np.asarray, (result.scene, result.query, result.positive, result.target_box))
+    for s, q, positive, target in zip(*columns, strict=True):
         slot = np.flatnonzero(np.asarray(people.person)[s] == np.asarray(people.person).reshape(-1)[q])
         np.testing.assert_array_equal(target, people.box[s, slot[0]] if positive else np.zeros(4))
 
@@ -155,9 +165,9 @@ def test_bfloat16_computes_norms_and_losses_in_float32(tiny):
     scenes, people = batch()
     reference = tiny()
     variables = reference.init(jax.random.key(0), scenes, people)
-    exact, _ = reference.losses(variables, scenes, people, jax.random.key(1))
+    exact, _ = jax.jit(reference.losses)(variables, scenes, people, jax.random.key(1))
     system = tiny(dtype=jnp.dtype("bfloat16"))
-    terms, changed = system.losses(variables, scenes, people, jax.random.key(1))
+    terms, changed = jax.jit(system.losses)(variables, scenes, people, jax.random.key(1))
     assert all(x.dtype == jnp.float32 for x in terms.values())
     assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(changed))
     for name in ("anchor_classification", "bbox_regression1"):

@@ -29,7 +29,9 @@ def test_images_are_normalised_and_padding_is_zero(tiny):
     image = jnp.full((1, 64, 64, 3), 255, jnp.uint8)
     normalised = tiny().normalise(Scenes(image, jnp.asarray([[40, 50]])))
     inside, outside = normalised.image[0, :40, :50], normalised.image[0, 40:]
-    np.testing.assert_allclose(inside[0, 0], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(
+        inside[0, 0], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-6
+    )
     assert np.all(inside == inside[0, 0]) and not np.any(outside) and not np.any(normalised.image[0, :, 50:])
     floats = Scenes(jnp.full((1, 64, 64, 3), 2.5), jnp.asarray([[40, 50]]))
     np.testing.assert_array_equal(tiny().normalise(floats).image, floats.image)
@@ -58,7 +60,9 @@ def test_initial_variables(tiny):
         np.testing.assert_array_equal(a, b)
         assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
     other = system.init(jax.random.key(1), *batch())["params"]
-    assert np.any(other["regression_head_0"]["deltas"]["kernel"] != params["regression_head_0"]["deltas"]["kernel"])
+    assert np.any(
+        other["regression_head_0"]["deltas"]["kernel"] != params["regression_head_0"]["deltas"]["kernel"]
+    )
 
 
 def test_groups_and_trainable_parameters(tiny):
@@ -78,7 +82,9 @@ def test_new_trunk_weights_reach_the_copy_of_its_last_stage(tiny):
     changed = system.with_trunk(variables, trunk)
     jax.tree.map(np.testing.assert_array_equal, changed["params"]["backbone"], trunk["params"])
     jax.tree.map(
-        np.testing.assert_array_equal, changed["params"]["box_embedder"]["last_stage"], trunk["params"]["stage4"]
+        np.testing.assert_array_equal,
+        changed["params"]["box_embedder"]["last_stage"],
+        trunk["params"]["stage4"],
     )
     jax.tree.map(np.testing.assert_array_equal, changed["params"]["fpn"], variables["params"]["fpn"])
 
