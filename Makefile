@@ -35,7 +35,7 @@ lint: $(READY)
 	$(PYTHON) -m mypy ps_jax input_pipeline kernels
 
 bench: $(READY)
-	$(PYTHON) -m benchmarks.training_step
+	$(PYTHON) -m benchmarks.convolutions
 
 clean:
 	rm -rf $(VENV) .cache

@@ -48,8 +48,8 @@ def spnet_rules(trunk: str) -> list[Rule]:
     for index, level in enumerate((3, 4, 5)):
         rules += convolution_rules(f"backbone.fpn.inner_blocks.{index}.0", f"fpn/lateral{level}")
         rules += convolution_rules(f"backbone.fpn.layer_blocks.{index}.0", f"fpn/output{level}")
-    for level in ("p6", "p7"):
-        rules += convolution_rules(f"backbone.fpn.extra_blocks.{level}", f"fpn/{level}")
+    for extra in ("p6", "p7"):
+        rules += convolution_rules(f"backbone.fpn.extra_blocks.{extra}", f"fpn/{extra}")
 
     rules += convolution_rules("head.feature_head.emb_pred", "anchor_embedder/convolution")
     rules += linear_rules("head.bridge_layer.{t}.linear", "bridge_{t}/linear")

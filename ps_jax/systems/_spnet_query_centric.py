@@ -71,7 +71,7 @@ def choose_pairs(
 
     kinds = (present & ~own, present & own, ~present & exists)
     turn = jnp.full(batch * slots * batch, batch * slots * batch)
-    before = 0
+    before = jnp.zeros((), jnp.int32)
     for kind, kind_key in zip(kinds, jax.random.split(key, len(kinds)), strict=True):
         mask = kind.reshape(-1)
         place = jnp.argsort(jnp.argsort(order(kind_key, mask)))  # 0, 1, ... within the kind

@@ -118,13 +118,13 @@ class System:
 
     def detect(self, variables: Variables, scenes: Scenes) -> Detections:
         """Finds people and embeds them: `Detections` with arrays [B, K, ...]."""
-        return self.module.apply(variables, self.normalise(scenes), method="detect")
+        return self._apply("detect", variables, scenes)
 
     def embed(
         self, variables: Variables, scenes: Scenes, boxes: Float[Array, "batch box 4"]
     ) -> Float[Array, "batch box dimension"]:
         """Embeds given boxes of every scene, queries for example."""
-        return self.module.apply(variables, self.normalise(scenes), boxes, method="embed")
+        return self._apply("embed", variables, scenes, boxes)
 
     def find(
         self, variables: Variables, scenes: Scenes, queries: Float[Array, "query dimension"]
@@ -136,7 +136,10 @@ class System:
         """
         if not hasattr(self.module, "find"):
             raise ValueError(f"{self.name} has no query-centric search")
-        return self.module.apply(variables, self.normalise(scenes), queries, method="find")
+        return self._apply("find", variables, scenes, queries)
+
+    def _apply(self, method: str, variables: Variables, scenes: Scenes, *arguments: Array) -> Any:
+        return self.module.apply(variables, self.normalise(scenes), *arguments, method=method)
 
     def trainable(self, params: PyTree) -> PyTree:
         """Which parameters are trained: a tree of bool, all of them unless a system freezes some."""

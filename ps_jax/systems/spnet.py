@@ -147,7 +147,7 @@ class SPNet(nn.Module):
     def anchors(self, scenes: Scenes, pyramid: dict[str, Array]) -> Float[Array, "anchor 4"]:
         """Anchors of every scene of the batch: all are padded to one size, and the strides are that size's."""
         image_size = scenes.image.shape[1:3]
-        feature_sizes = [level.shape[1:3] for level in pyramid.values()]
+        feature_sizes = [(level.shape[1], level.shape[2]) for level in pyramid.values()]
         return pyramid_anchors(image_size, feature_sizes, self.anchor_sizes, self.anchor_ratios)
 
     def embed_boxes(
@@ -224,7 +224,8 @@ class SPNet(nn.Module):
         loss = oim_loss(embedding, identity, valid, memory, self.oim_scale)
 
         gathered = [gather_rows(jax.lax.stop_gradient(group), self.axis_name) for group in groups]
-        memory = update_memory(memory, *map(jnp.concatenate, zip(*gathered, strict=True)), self.oim_momentum)
+        embedding, identity, gathered_valid = map(jnp.concatenate, zip(*gathered, strict=True))
+        memory = update_memory(memory, embedding, identity, gathered_valid, self.oim_momentum)
         self.lookup_table.value, self.queue.value, self.queue_header.value = memory
         return jnp.sum(loss) / self._count(valid)
 
