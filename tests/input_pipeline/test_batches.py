@@ -142,7 +142,10 @@ def test_query_centric_batches_repeat_scenes(split):
             for row in (first, first + 1):
                 people = batch.people.person[row][batch.people.valid[row]].tolist()
                 assert people == [person for person in persons if person in people]
-    assert differ == 8
+    assert differ > 4  # a window that holds nothing but one painted colour looks like another one
+    plan = TrainPlan(np.array([[90, 150]] * 10), (64, 64), 4, 2, seed=(0,))
+    seeds = np.concatenate([plan.samples(step).seed for step in range(8)])
+    assert len(np.unique(seeds, axis=0)) == 32  # every view of every scene draws its own numbers
 
 
 def test_padding_and_masks(split):
