@@ -24,7 +24,7 @@ demo: $(READY)
 	$(PYTHON) eval.py --workdir runs/demo
 
 test: $(READY)
-	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY)
 	$(PYTHON) -m pytest $(PYTEST_ARGS)

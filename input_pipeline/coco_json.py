@@ -51,7 +51,7 @@ def read_coco_json(path: str | Path, partition: str, images_dir: str | Path | No
       DataError: a file is missing or malformed; the message says which and what to do.
     """
     check_partition(partition)
-    path = _json_file(Path(path).expanduser(), partition)
+    path = _json_file(path, partition)
     content = _load(path)
     pictures = LAYOUT.directory(images_dir) if images_dir is not None else _pictures(path)
     images = _images(content, partition, path)
@@ -92,7 +92,10 @@ def first_and_last(scenes: tuple[Scene, ...]) -> tuple[Query, ...]:
     return tuple(queries)
 
 
-def _json_file(path: Path, partition: str) -> Path:
+def _json_file(path: str | Path, partition: str) -> Path:
+    if not str(path):
+        LAYOUT.directory(path)  # says how to name one
+    path = Path(path).expanduser()
     if not path.is_dir():
         return LAYOUT.file(path)
     for name in ("coco.json", f"{partition}.json"):

@@ -13,8 +13,8 @@ from ps_jax.layers import BatchNorm, Linear
 
 
 def test_capacities():
-    assert capacities(1024) == (64, 256, 512, 1024)
-    assert capacities(100) == (16, 25, 50, 100)
+    assert capacities(1024) == (256, 512, 1024)
+    assert capacities(100) == (25, 50, 100)
     assert capacities(16) == (16,)
     assert capacities(3) == (3,)
 
@@ -35,7 +35,7 @@ class _Rows(nn.Module):
 @pytest.mark.parametrize("count", [0, 2, 16, 17, 35, 50, 70])
 def test_work_on_existing_rows_equals_work_on_all(count):
     total = 70
-    assert capacities(total) == (16, 17, 35, 70)
+    assert capacities(total) == (17, 35, 70)
     rng = np.random.default_rng(count)
     valid = np.zeros(total, bool)
     valid[rng.choice(total, count, replace=False)] = True
