@@ -15,6 +15,6 @@ def get_config():
     config.data.streets.update(
         train_scenes=240, test_scenes=60, train_identities=40, test_identities=20, gallery_sizes=(25, 50)
     )
-    config.finetune.epochs = 8.0
+    config.finetune.epochs = 5.0
     config.eval.galleries = ("all",)
     return config.lock()

@@ -1,7 +1,7 @@
 """SPNet-S, object-centric training alone, the baseline of `spnet_qc.py`.
 
-Generated streets, at a size for two CPU cores:
-  python train.py --config configs/spnet_oc.py
+Generated streets, at a size for two CPU cores; trunk weights make the difference (docs/results.md):
+  python train.py --config configs/spnet_oc.py [--config.weights=mobilenet_v2.npz]
 The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own pictures with them:
   python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH
   python train.py --config configs/spnet_oc.py:cuhk_sysu --config.data.dir=PATH

@@ -1,7 +1,7 @@
 """SPNet-S, query-centric pre-training then object-centric fine-tuning.
 
-Generated streets, at a size for two CPU cores:
-  python train.py --config configs/spnet_qc.py
+Generated streets, at a size for two CPU cores; trunk weights make the difference (docs/results.md):
+  python train.py --config configs/spnet_qc.py [--config.weights=mobilenet_v2.npz]
 The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own pictures with them:
   python train.py --config configs/spnet_qc.py:prw --config.data.dir=PATH
   python train.py --config configs/spnet_qc.py:cuhk_sysu --config.data.dir=PATH
