@@ -15,7 +15,7 @@ $(READY): requirements.txt
 	done; \
 	if [ -z "$$chosen" ]; then echo "ps_jax needs Python 3.11 or newer; none was found" >&2; exit 1; fi; \
 	echo "building $(VENV) with $$chosen ($$("$$chosen" -V)); about two minutes, once"; \
-	rm -rf $(VENV); "$$chosen" -m venv $(VENV); \
+	test -x $(PYTHON) || "$$chosen" -m venv $(VENV); \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
 	touch $(READY)
 

@@ -29,11 +29,12 @@ def main(arguments: list[str]) -> None:
     enable_compilation_cache()
     variables, meta = load_variables(options.workdir, options.phase, options.checkpoint)
     system = build_system(meta["system"], {**meta["model"], "dtype": compute_dtype(config.precision)})
-    out = output_directory(options, meta)
+    out = output_directory(options, meta, changes)
     provenance = {
         "phase": meta["phase"],
         "checkpoint_step": meta["step"],
         "config": hashlib.sha256(json.dumps(meta["config"], sort_keys=True).encode()).hexdigest()[:12],
+        "changes": " ".join(changes),
     }
     source = open_source(config.data)
     evaluate(system, variables, source, config.eval, out, partition=options.partition, provenance=provenance)

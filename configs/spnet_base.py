@@ -126,6 +126,8 @@ def _common(small: bool) -> dict:
     return {
         "warmup_steps": placeholder(int),  # none: min(1000, steps of an epoch - 1)
         "clip_norm": 10.0,
+        "pad": "mean",  # colour beyond the picture; "minimum" as the released code
+        "photometric": 0.0,  # strength of brightness, contrast and saturation jitter
         "log_every": 10 if small else 20,
         "checkpoint_every": 100 if small else 1000,
         "evaluate_every": 0,  # steps; 0 evaluates at the end only

@@ -58,7 +58,7 @@ class ArrayFiles:
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+        self.directory = Path(directory).expanduser()
         if not (self.directory / MANIFEST).is_file():
             raise DataError(
                 f"{self.directory}: there are no finished prepared arrays ({MANIFEST} is missing); {REMEDY}"

@@ -148,6 +148,10 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted is at least one scene")
+    if not split.scenes:
+        raise DataError(
+            f"{split.dataset} {split.partition}: there are no scenes; see the list of scenes on disk"
+        )
     tf = tensorflow()
     sizes = scene_sizes(split, resize)
     reader = _Reader(split, sizes)

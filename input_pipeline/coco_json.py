@@ -130,9 +130,13 @@ def _field(entry: Mapping[str, Any], name: str, what: str, path: Path) -> Any:
 def _images(content: Mapping[str, Any], partition: str, path: Path) -> list[dict[str, Any]]:
     images: list[dict[str, Any]] = []
     names: set[str] = set()
+    numbers: set[Any] = set()
     for number, image in enumerate(content["images"]):
         name = _field(image, "file_name", f"image {number}", path)
-        _field(image, "id", f"image {name}", path)
+        identifier = _field(image, "id", f"image {name}", path)
+        if identifier in numbers:
+            raise DataError(f"{path}: two images have the id {identifier!r}; give each image its own number")
+        numbers.add(identifier)
         if image.get("split", partition) != partition:
             continue
         if name in names:
@@ -189,6 +193,10 @@ def _scene(image: Mapping[str, Any], annotations: Any, pictures: Path, path: Pat
     camera, sequence, frame = (
         image.get(key, getattr(told, key, None)) for key in ("camera", "sequence", "frame")
     )
+    for key, value, kind in (("camera", camera, int), ("sequence", sequence, str), ("frame", frame, int)):
+        if value is not None and not isinstance(value, kind):
+            wanted = "a whole number" if kind is int else "a text"
+            raise DataError(f"{path}: image {name}: {key} is {value!r}, wanted {wanted}; change or remove it")
     return Scene(name, str(picture), *size, tuple(people), camera, sequence, frame)
 
 

@@ -14,7 +14,8 @@ from input_pipeline.scenes import Box
 from ps_jax.errors import DataError
 
 PARTITIONS = ("train", "test")
-PICTURE_FORMATS = ("JPEG", "PNG")
+PICTURE_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further pictures behind the first
+ORIENTATION = 0x0112  # EXIF tag
 
 _WITHOUT_DATA = "No data set is needed to try the library: python train.py --config configs/spnet_qc.py"
 
@@ -70,6 +71,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             width, height = picture.size
             kind = picture.format
+            turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
     except FileNotFoundError:
         raise DataError(f"{path}: this picture is missing; copy it there from the data set") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -79,6 +81,11 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         ) from error
     if kind not in PICTURE_FORMATS:
         raise DataError(f"{path}: this picture is a {kind} file; convert it to JPEG or PNG")
+    if turned:
+        raise DataError(
+            f"{path}: this picture is stored turned or mirrored (EXIF orientation), which boxes may or may not "
+            "follow; save it upright, for example with PIL.ImageOps.exif_transpose"
+        )
     return height, width
 
 

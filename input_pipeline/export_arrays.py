@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,11 @@ def export_arrays(
     for partition in partitions:
         if partition not in PARTITIONS:
             raise ConfigError(f"partition is {partition!r}; known are {', '.join(PARTITIONS)}")
-    target = Path(os.path.abspath(directory))
+    target = Path(os.path.abspath(Path(directory).expanduser()))
     if target.exists():
         raise DataError(f"{target}: exists already; remove it, or choose another --out")
     source = open_source(config.data)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
         _write(partial, config, source, train_batches, partitions)

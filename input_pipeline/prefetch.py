@@ -103,4 +103,5 @@ def _work(
 
 def _stop(closed: threading.Event, thread: threading.Thread) -> None:
     closed.set()
-    thread.join()
+    if thread is not threading.current_thread():  # the garbage collector may run anywhere
+        thread.join()

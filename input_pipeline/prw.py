@@ -122,7 +122,7 @@ def _gallery(path: Path, scenes: tuple[Scene, ...]) -> Gallery:
     """The queries of query_info.txt; its lines end in CR LF as published, or in LF."""
     by_name = {scene.name: scene for scene in scenes}
     queries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +119,10 @@ def write_streets(directory: str | Path, options: StreetsOptions) -> None:
     Raises:
       DataError: the directory holds something else, or cannot be written.
     """
-    target = Path(os.path.abspath(directory))
+    target = Path(os.path.abspath(Path(directory).expanduser()))
     if _holds(target, options):
         return
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
         _write(partial, options)

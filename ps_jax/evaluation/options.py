@@ -1,6 +1,7 @@
 """The configuration of an evaluation: that of the training, with what the command line changes."""
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from ps_jax.errors import ConfigError
 
+# Sections that can be changed for an evaluation; the rest belongs to the checkpoint.
+CHANGEABLE = ("--config.eval.", "--config.data.", "--config.precision")
 # Of the command line, what replaces an entry of config.eval.
 CHANGES = ("mode", "galleries", "min_frame_gap", "cross_camera", "true_boxes", "cbgm")
 
@@ -54,11 +57,20 @@ def evaluation_config(options: argparse.Namespace, changes: list[str]) -> Config
         raise ConfigError(
             f"{path}: there is no such file; name the work directory of a training with --workdir"
         )
+    for change in changes:
+        if change.startswith("--config.") and not change.startswith(CHANGEABLE):
+            raise ConfigError(
+                f"{change}: only --config.eval.*, --config.data.* and --config.precision can be changed here; the "
+                "model is that of the checkpoint"
+            )
     values = flags.FlagValues()
     command = ["eval.py", *changes]
     try:
         config_flags.DEFINE_config_dict(
-            "config", ConfigDict(json.loads(path.read_text())), flag_values=values, sys_argv=command
+            "config",
+            ConfigDict(_with_tuples(json.loads(path.read_text()))),
+            flag_values=values,
+            sys_argv=command,
         )
         rest = values(command)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -73,8 +85,15 @@ def evaluation_config(options: argparse.Namespace, changes: list[str]) -> Config
     return config
 
 
-def output_directory(options: argparse.Namespace, meta: dict[str, Any]) -> Path:
-    """Where the results go: `--out`, or a folder named after the checkpoint and the options given."""
+def _with_tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were, which the command line can change."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(entry) for key, entry in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes: list[str]) -> Path:
+    """Where the results go: `--out`, or a folder named after the checkpoint and what the command line changes."""
     if options.out is not None:
         return options.out
     words = [meta["phase"], str(meta["step"])]
@@ -89,6 +108,10 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any]) -> Path:
         words.append(options.partition)
     if options.checkpoint != "last":
         words.append(options.checkpoint)
+    moved = ("--config.data.dir", "--config.data.source")  # the same scenes elsewhere give the same results
+    changes = [change for change in changes if not change.startswith(moved)]
+    if changes:
+        words.append(hashlib.sha256(" ".join(changes).encode()).hexdigest()[:8])
     return options.workdir / "evaluation" / "-".join(words).replace(":", "_")
 
 

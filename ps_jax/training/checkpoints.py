@@ -7,6 +7,7 @@ checkpoint to the first one that verifies.
 """
 
 import contextlib
+import json
 import logging as python_logging
 import os
 import shutil
@@ -218,9 +219,15 @@ def load_variables(
             f"{workdir}: there is no {'best ' if which == 'best' else ''}checkpoint of {what}; "
             "train first, or name the work directory of a finished training with --workdir"
         )
-    best_or_last = max((_newest(path) for path in found), key=lambda item: item[1]["phase_index"])
-    leaves, meta = best_or_last
+    leaves, meta = _newest(max(found, key=lambda path: _place(workdir, path.parent.name)))
     return unflatten_variables(leaves), meta
+
+
+def _place(workdir: Path, phase: str) -> int:
+    """Place of a phase in the configuration that the work directory belongs to; -1 for one it does not have."""
+    config = workdir / "config.json"
+    phases = json.loads(config.read_text())["phases"] if config.is_file() else []
+    return phases.index(phase) if phase in phases else -1
 
 
 def _newest(directory: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -27,11 +27,11 @@ def check_finite(phase: str, step: int, metrics: Mapping[str, float], last_good:
         _stop(phase, step, bad, last_good)
 
 
-def check_finite_parameters(phase: str, step: int, params: Any, last_good: str) -> None:
-    """Checks every parameter, as `check_finite` does the metrics; for the moment before a save."""
+def check_finite_state(phase: str, step: int, variables: Any, last_good: str) -> None:
+    """Checks every variable, as `check_finite` does the metrics; for the moment before a save."""
     bad = [
-        f"params/{jax.tree_util.keystr(path, simple=True, separator='/')} has values that are not finite"
-        for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(params))[0]
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} has values that are not finite"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(variables))[0]
         if not np.isfinite(leaf).all()
     ]
     if bad:
@@ -41,5 +41,6 @@ def check_finite_parameters(phase: str, step: int, params: Any, last_good: str) 
 def _stop(phase, step, bad, last_good):
     raise TrainingError(
         f"{phase}, step {step}: {'; '.join(bad)}. This state was not saved; {last_good}. "
-        f"A lower --config.{phase}.learning_rate, a longer warm-up or --config.precision=float32 may help."
+        f"A lower --config.{phase}.learning_rate, a longer warm-up or --config.precision=float32 may help, "
+        "in another --workdir."
     )

@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
-from ps_jax.training.finite import check_finite, check_finite_parameters
+from ps_jax.training.finite import check_finite, check_finite_state
 from ps_jax.training.interruption import Interruption
 from ps_jax.training.metric_writers import MetricWriter, first_result
 from ps_jax.training.phases import Phase, check_phases, prepare_phase
@@ -91,7 +91,7 @@ def train_and_evaluate(
     # Work directory: the last phase with a checkpoint goes on, or is found finished; the later ones follow.
     workdir = Path(workdir).absolute()
     started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
-    claim_workdir(workdir, config, bool(started))
+    claim_workdir(workdir, config, any(map(has_checkpoints, workdir.glob("*/checkpoints"))))
     first = list(config.phases).index(started[-1]) if started else 0
     previous: tuple[Phase, TrainState] | None = None
     with Interruption() as interruption:
@@ -159,7 +159,7 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
 
                 # Save
                 if saves and step != saved and (step or finished):
-                    check_finite_parameters(phase.name, step, state.params, checkpoints.last_good)
+                    check_finite_state(phase.name, step, state.variables, checkpoints.last_good)
                     checkpoints.save(state, meta)
                     saved = step
                 if stopped:

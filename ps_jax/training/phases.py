@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ps_jax.errors import ConfigError
+from ps_jax.errors import ConfigError, DataError
 from ps_jax.training.optimizers import learning_rate_schedule, make_optimizer, warmup_length
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
@@ -114,7 +114,13 @@ def prepare_phase(
     settings = config[name]
 
     # System: one for the step, inside the device axis, one for everything else
-    arguments = model_arguments(config, name, len(source.split("train").labels))
+    num_identities = len(source.split("train").labels)
+    if not num_identities:
+        raise DataError(
+            "the training scenes name nobody: no box has a known identity; give the annotations identities "
+            "(person_id in COCO-style JSON)"
+        )
+    arguments = model_arguments(config, name, num_identities)
     dtype = compute_dtype(config.precision)
     system = build(config.system, arguments | {"dtype": dtype, "axis_name": None})
     in_step = build(config.system, arguments | {"dtype": dtype, "axis_name": AXIS_NAME})

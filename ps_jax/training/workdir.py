@@ -63,7 +63,12 @@ def claim_workdir(workdir: Path, config: ConfigDict, started: bool) -> None:
                 f"{workdir}: this work directory was made by another configuration:\n  {listed}\n"
                 "Choose another --workdir, or delete this one to start again."
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.new")
-    temporary.write_text(json.dumps(plain, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".json.new")
+        temporary.write_text(json.dumps(plain, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{workdir}: cannot write here ({error.strerror}); choose another --workdir"
+        ) from error

@@ -57,12 +57,14 @@ def test_configuration_with_changes(workdir):
     assert (config.eval.min_frame_gap, config.eval.mode, config.eval.true_boxes) == (125, "oc", False)
     assert config.eval.cbgm.to_dict() == {"k1": 10, "k2": 3}
     assert (config.data.dir, config.eval.pictures) == ("data/arrays", 0)
-    folder = output_directory(options, {"phase": "finetune", "step": 700})
+    folder = output_directory(options, {"phase": "finetune", "step": 700}, [])
     assert folder == workdir / "evaluation" / (
         "finetune-700-galleries_TestG50_TestG100_full-min_frame_gap_125-true_boxes_False-cbgm_10_3"
     )
     plain, _ = options_of("--workdir", str(workdir))
-    assert output_directory(plain, {"phase": "finetune", "step": 700}).name == "finetune-700"
+    assert output_directory(plain, {"phase": "finetune", "step": 700}, []).name == "finetune-700"
+    changed = output_directory(plain, {"phase": "finetune", "step": 700}, ["--config.eval.iou=fixed"]).name
+    assert changed.startswith("finetune-700-") and len(changed) == 21
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -147,7 +148,8 @@ def test_two_devices(request):
     here = str(request.path.parent)
     run = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, here],
-        env={
+        env=os.environ
+        | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
             "PYTHONPATH": ".",
