@@ -5,6 +5,8 @@ import functools
 import os
 from types import ModuleType
 
+from ps_jax.errors import ConfigError
+
 
 @functools.cache
 def tensorflow() -> ModuleType:
@@ -14,13 +16,16 @@ def tensorflow() -> ModuleType:
       The module `tensorflow`.
 
     Raises:
-      ImportError: it is not installed; the message names the extra and the way without it.
+      ConfigError: it is not installed; the message names the extra and the way without it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault(
+        "TF_ENABLE_ONEDNN_OPTS", "0"
+    )  # spares a note on a library that decoding does not use
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise ImportError(
+        raise ConfigError(
             "reading a data set from disk needs TensorFlow: install the extra `data`, or, on a machine "
             "without TensorFlow, use batches written by `python -m input_pipeline.export_arrays` "
             "(--config.data.source=arrays)"
