@@ -7,8 +7,6 @@ What is not named is as the configuration of the training has it. Exit code 2: s
 (one message on stderr).
 """
 
-import hashlib
-import json
 import os
 import sys
 
@@ -24,20 +22,14 @@ def main(arguments: list[str]) -> None:
     from input_pipeline import open_source
     from ps_jax.evaluation import evaluate
     from ps_jax.systems import build_system
-    from ps_jax.training import compute_dtype, enable_compilation_cache, load_variables
+    from ps_jax.training import compute_dtype, enable_compilation_cache, load_variables, provenance
 
     enable_compilation_cache()
     variables, meta = load_variables(options.workdir, options.phase, options.checkpoint)
     system = build_system(meta["system"], {**meta["model"], "dtype": compute_dtype(config.precision)})
     out = output_directory(options, meta, changes)
-    provenance = {
-        "phase": meta["phase"],
-        "checkpoint_step": meta["step"],
-        "config": hashlib.sha256(json.dumps(meta["config"], sort_keys=True).encode()).hexdigest()[:12],
-        "changes": " ".join(changes),
-    }
-    source = open_source(config.data)
-    evaluate(system, variables, source, config.eval, out, partition=options.partition, provenance=provenance)
+    source, origin = open_source(config.data), provenance(meta, changes)
+    evaluate(system, variables, source, config.eval, out, partition=options.partition, provenance=origin)
     print(f"written to {out}")
 
 

@@ -57,7 +57,7 @@ def base(dataset: str) -> ConfigDict:
     )
     config.eval = ConfigDict(
         {
-            "mode": "oc",  # "qc" searches query by query
+            "mode": "auto",  # as it was trained; "oc" finds everybody at once, "qc" searches query by query
             "query": "box",  # the query's embedding is taken at its box
             "similarity": "cosine",
             "branches": 1,  # embeddings that lie side by side

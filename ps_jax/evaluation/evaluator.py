@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def evaluate(
     """Evaluates a system and writes `results.json`, pictures and `index.html`.
 
     Args:
-      system: a `ps_jax.systems.System`, or anything with its `detect`, `embed` and, for mode "qc", `find`.
+      system: a `ps_jax.systems.System`; its score threshold gives way to those of `config`.
       variables: its variables.
       source: the data, see `input_pipeline.open_source`: `split(partition)` and `scene_batches(...)`.
       config: `config.eval`, see `Settings`.
@@ -74,8 +74,11 @@ def evaluate(
       PersonSearchError: options, data or weights are not as they should be.
     """
     settings = Settings.of(config)
-    if settings.mode == "qc" and not hasattr(getattr(system, "module", system), "find"):
+    if settings.mode == "auto":
+        settings = replace(settings, mode=system.search_mode)
+    if settings.mode == "qc" and not hasattr(system.module, "find"):
         raise ConfigError('eval.mode: this system has no query-centric search; use "oc"')
+    system = system.changed(score_threshold=settings.least_score)
     split = source.split(partition)
     tasks = tuple(
         search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
@@ -104,7 +107,7 @@ def evaluate(
             _relevant_queries(split, tasks, numbers),
             similarity=settings.similarity,
             branches=settings.branches,
-            score_threshold=min(settings.score_threshold, settings.detection_threshold),
+            score_threshold=settings.least_score,
             batch_size=settings.batch_size,
             query_chunk=settings.query_chunk,
         )
@@ -149,6 +152,16 @@ def evaluate(
             pictures=settings.pictures,
         )
     return results
+
+
+def check_evaluation(source: Any, config: ConfigDict | Mapping[str, Any], *, partition: str = "test") -> None:
+    """Checks that an evaluation can begin, before a training that would end in it.
+
+    Raises:
+      PersonSearchError: an option is unknown, the partition is missing or has no such gallery.
+    """
+    settings = Settings.of(config)
+    gallery_names(source.split(partition), settings.galleries)
 
 
 def _relevant_queries(

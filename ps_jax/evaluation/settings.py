@@ -12,7 +12,7 @@ from ps_jax.evaluation.search import IOU_RULES
 from ps_jax.evaluation.similarity import check_similarity
 
 QUERY_RULES = ("box", "best_detection")
-MODES = ("oc", "qc")
+MODES = ("auto", "oc", "qc")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Settings:
     """The evaluation's options, checked; `config.eval` holds them. Every result prints them.
 
     Attributes:
-      mode: "oc", detections independent of any query, or "qc", detections of each pair of query and scene.
+      mode: "oc", detections independent of any query, "qc", detections of each pair of query and scene, or
+        "auto", as the system was trained.
       galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
       similarity: "cosine" or "score_cosine"; `branches` embeddings of equal width lie side by side.
       query: "box" or "best_detection", where the query's embedding is taken.
@@ -35,7 +36,7 @@ class Settings:
       pictures: queries on the contact sheets; 0 for no pictures.
     """
 
-    mode: str = "oc"
+    mode: str = "auto"
     galleries: tuple[str, ...] = ("default",)
     similarity: str = "cosine"
     branches: int = 1
@@ -67,6 +68,11 @@ class Settings:
         if self.mode == "qc" and self.query != "box":
             raise ConfigError('eval.query: a query-centric search takes queries at their "box"')
 
+    @property
+    def least_score(self) -> float:
+        """Detections below it count nowhere."""
+        return min(self.score_threshold, self.detection_threshold)
+
     @classmethod
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Settings":
         """Settings from `config.eval`; raises ConfigError for an unknown key or value."""
@@ -85,8 +91,9 @@ class Settings:
         """The fields that decide what the numbers mean, for the result."""
         context = self.context
         return {
-            "mode": {"oc": "object-centric", "qc": "query-centric"}[self.mode],
+            "mode": {"oc": "object-centric", "qc": "query-centric"}.get(self.mode, self.mode),
             "similarity": self.similarity,
+            "branches": self.branches,
             "query": self.query,
             "score_threshold": self.score_threshold,
             "detection_threshold": self.detection_threshold,

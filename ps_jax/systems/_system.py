@@ -51,6 +51,17 @@ class System:
                 raise ConfigError(f"{self.name}: the model needs {key!r}. Add it to the model's options.")
         self.module = self.module_class(**model)
 
+    def changed(self, **model: Any) -> "System":
+        """The same system with other options of its module."""
+        options = {f.name: getattr(self.module, f.name) for f in dataclasses.fields(self.module_class)}
+        options = {name: value for name, value in options.items() if name not in ("parent", "name")}
+        return type(self)(options | model)
+
+    @property
+    def search_mode(self) -> str:
+        """How the system is searched with: "oc", everybody found at once, or "qc", query by query."""
+        return "oc"
+
     def normalise(self, scenes: Scenes) -> Scenes:
         """Turns u8 images into normalised float32 ones with zeros in the padding; leaves float images as are."""
         image = jnp.asarray(scenes.image)

@@ -101,11 +101,8 @@ class SPNet(nn.Module):
     def setup(self) -> None:
         if self.mode not in ("oc", "qc"):
             raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
-        if self.mode == "qc" and self.reid_dim != self.embedding_dim:
-            raise ConfigError(
-                f"reid_dim is {self.reid_dim}, but queries need embeddings of length {self.embedding_dim}. "
-                "Make reid_dim equal to embedding_dim, or train with mode 'oc'."
-            )
+        if self.mode == "qc":
+            self._check_queries()
         options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         if self.stochastic_depth is not None:
             options["stochastic_depth"] = self.stochastic_depth
@@ -128,6 +125,14 @@ class SPNet(nn.Module):
             "memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32
         )
         self.queue_header = self.variable("memory", "queue_header", jnp.zeros, (), jnp.int32)
+
+    def _check_queries(self) -> None:
+        """Raises ConfigError where re-identification embeddings cannot serve as queries."""
+        if self.reid_dim != self.embedding_dim:
+            raise ConfigError(
+                f"reid_dim is {self.reid_dim}, but queries need embeddings of length {self.embedding_dim}. "
+                "Make reid_dim equal to embedding_dim, or train and search with mode 'oc'."
+            )
 
     def initialise(self) -> None:
         """Runs every part once on a small empty scene, so that all variables are made."""
@@ -242,6 +247,7 @@ class SPNet(nn.Module):
 
     def find(self, scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
         """Finds each query's person (query-centric path): arrays [B, Q, query_top_anchors, ...]."""
+        self._check_queries()
         return _spnet_detection.find(self, scenes, queries)
 
     def embed(
@@ -258,6 +264,11 @@ class SPNetSystem(System):
 
     name = "spnet"
     module_class = SPNet
+
+    @property
+    def search_mode(self) -> str:
+        """See `System.search_mode`: the path that was trained."""
+        return self.module.mode
 
     def init(self, rng, scenes, people):
         """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""

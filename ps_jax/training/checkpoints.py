@@ -215,8 +215,12 @@ def load_variables(
         found = [path for path in found if path.parent.name == phase]
     if not found:
         what = f"phase {phase!r}" if phase else "any phase"
+        best = which == "best"
+        remedy = (
+            "; evaluations during the training (--config.<phase>.evaluate_every=N) choose it" if best else ""
+        )
         raise CheckpointError(
-            f"{workdir}: there is no {'best ' if which == 'best' else ''}checkpoint of {what}; "
+            f"{workdir}: there is no {'best ' if best else ''}checkpoint of {what}{remedy}; "
             "train first, or name the work directory of a finished training with --workdir"
         )
     leaves, meta = _newest(max(found, key=lambda path: _place(workdir, path.parent.name)))

@@ -25,7 +25,7 @@ from ps_jax.training.phases import Phase, check_phases, prepare_phase
 from ps_jax.training.progress import Progress
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import on_one_device, replicate
-from ps_jax.training.workdir import claim_workdir, plain_config
+from ps_jax.training.workdir import claim_workdir, plain_config, provenance
 
 BEST_BY = "mAP"  # the first result of this name decides which checkpoint is the best
 
@@ -59,8 +59,8 @@ def train_and_evaluate(
       workdir: where everything is written; a run that was ended goes on from what is there.
       source: where batches come from; None opens the one that `config.data` describes.
       build: (name, keyword arguments) -> system; None takes `ps_jax.systems.build_system`.
-      evaluate: (system, variables, source, config.eval, directory) -> results; None takes
-        `ps_jax.evaluation.evaluate`.
+      evaluate: (system, variables, source, config.eval, directory, provenance=...) -> results; None takes
+        `ps_jax.evaluation.evaluate`, whose options are checked before training.
 
     Returns:
       The state at the end of the last phase.
@@ -81,12 +81,13 @@ def train_and_evaluate(
         from ps_jax.systems import build_system
 
         build = build_system
+    source.split("train")  # missing data are told of before anything is written
     if evaluate is None:
+        from ps_jax.evaluation import check_evaluation
         from ps_jax.evaluation import evaluate as evaluate_system
 
+        check_evaluation(source, config.eval)
         evaluate = evaluate_system
-
-    source.split("train")  # missing data are told of before anything is written
 
     # Work directory: the last phase with a checkpoint goes on, or is found finished; the later ones follow.
     workdir = Path(workdir).absolute()
@@ -173,8 +174,10 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
                 # Evaluate, after the save, so that a run that is ended meanwhile loses nothing
                 if evaluates and not writer.evaluated(step):
                     checkpoints.wait()
+                    began = time.monotonic()
                     with run.interruption.leaves_at_once():
                         _evaluate(run, phase, state, step, meta, writer)
+                    marked_time += time.monotonic() - began  # does not count as training
                 if finished:
                     return state
 
@@ -194,7 +197,14 @@ def _evaluate(
     """Evaluates the state, records the results, and keeps the state if it is the best of the phase so far."""
     directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
     variables = on_one_device(state.variables)
-    results = run.evaluate(phase.system, variables, run.source, run.config.eval.to_dict(), directory)
+    results = run.evaluate(
+        phase.system,
+        variables,
+        run.source,
+        run.config.eval.to_dict(),
+        directory,
+        provenance=provenance({**meta, "step": step}),
+    )
     scalars = _scalars(results)
     score = first_result(scalars, BEST_BY)
     if phase.settings.evaluate_every and score is not None and score > writer.best_evaluation(BEST_BY):

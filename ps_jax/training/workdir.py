@@ -1,5 +1,6 @@
 """The work directory belongs to one configuration, kept in its `config.json`."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,22 @@ _ABSENT = "absent"
 def plain_config(config: ConfigDict) -> dict[str, Any]:
     """The configuration as JSON gives it back: dictionaries, lists, numbers, strings and None."""
     return json.loads(json.dumps(config.to_dict(), default=str))
+
+
+def provenance(meta: Mapping[str, Any], changes: Sequence[str] = ()) -> dict[str, Any]:
+    """What made a checkpoint, to be kept with every result of it.
+
+    Args:
+      meta: what is saved beside the variables.
+      changes: what the command line changes for the evaluation.
+    """
+    config = json.dumps(meta["config"], sort_keys=True).encode()
+    return {
+        "phase": meta["phase"],
+        "checkpoint_step": meta["step"],
+        "config": hashlib.sha256(config).hexdigest()[:12],
+        "changes": " ".join(changes),
+    }
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

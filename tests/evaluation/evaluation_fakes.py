@@ -93,7 +93,23 @@ class DrawnSource:
 
 
 class ColorSystem:
-    """Knows where everybody is, from its variables, and what they look like, from the picture."""
+    """Knows where everybody is, from its variables, and what they look like, from the picture.
+
+    Attributes:
+      search_mode: as of a system.
+      score_threshold: the one asked for last; None before.
+    """
+
+    search_mode = "oc"
+    score_threshold = None
+
+    def changed(self, score_threshold):
+        self.score_threshold = score_threshold
+        return self
+
+    @property
+    def module(self):
+        return self
 
     def detect(self, variables, scenes):
         number = jnp.asarray(scenes.image)[:, 0, 0, 0].astype(jnp.int32)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from input_pipeline.scenes import Gallery, GalleryItem, Query
 from ps_jax.errors import CheckpointError, ConfigError, DataError
-from ps_jax.evaluation import Settings, evaluate
+from ps_jax.evaluation import Settings, check_evaluation, evaluate
 from ps_jax.evaluation.inference import BoxRequests, CompiledSystem, run_object_centric
 
 QUICK = {"pictures": 0}
@@ -110,6 +110,27 @@ def test_query_centric_programs_and_relevance():
     assert asked == [((1, 128, 160, 3), (16, 3))]
 
 
+def test_mode_and_threshold_reach_the_system():
+    split = make_split()
+    system = ColorSystem()
+    system.search_mode = "qc"
+    options = QUICK | {"score_threshold": 0.3, "detection_threshold": 0.2}
+    results = evaluate(system, perfect_variables(split), DrawnSource(split), options, None)
+    assert results["settings"]["mode"] == "query-centric"  # as it was trained
+    assert system.score_threshold == 0.2
+    results = evaluate(system, perfect_variables(split), DrawnSource(split), options | {"mode": "oc"}, None)
+    assert results["settings"]["mode"] == "object-centric"
+
+
+def test_an_evaluation_is_checked_before_the_training():
+    source = DrawnSource(make_split())
+    check_evaluation(source, QUICK)
+    with pytest.raises(ConfigError, match="'TestG50' is unknown; drawn test has rule"):
+        check_evaluation(source, QUICK | {"galleries": ("TestG50",)})
+    with pytest.raises(ConfigError, match=r"eval\.iuo: there is no such option"):
+        check_evaluation(source, QUICK | {"iuo": "fixed"})
+
+
 def test_a_query_box_nobody_annotated():
     split = make_split()
     box = tuple(value + 3 for value in person_box(0, 1))
@@ -185,6 +206,7 @@ def test_results_state_the_protocol(capsys, tmp_path):
     assert results["settings"] == {
         "mode": "object-centric",
         "similarity": "cosine",
+        "branches": 1,
         "query": "box",
         "score_threshold": 0.5,
         "detection_threshold": 0.5,
@@ -236,7 +258,7 @@ def test_queries_with_nobody_to_find():
 
 def test_settings_errors():
     for config, message in (
-        ({"mode": "both"}, "eval.mode: 'both' is unknown; choose one of oc, qc"),
+        ({"mode": "both"}, "eval.mode: 'both' is unknown; choose one of auto, oc, qc"),
         ({"similarity": "dot"}, "eval.similarity: 'dot' is unknown"),
         ({"query": "crop"}, "eval.query: 'crop' is unknown; choose one of box, best_detection"),
         ({"iou": "none"}, "eval.iou: 'none' is unknown"),
@@ -263,6 +285,7 @@ def test_weights_and_sources_gone_wrong():
 
     class ObjectCentric:
         detect, embed = ColorSystem.detect, ColorSystem.embed
+        module = None
 
     with pytest.raises(ConfigError, match=r"eval\.mode: this system has no query-centric search"):
         evaluate(ObjectCentric(), variables, DrawnSource(split), QUICK | {"mode": "qc"}, None)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from input_pipeline.arrays import ArraysSource, flatten
 from input_pipeline.export_arrays import export_arrays
 from input_pipeline.source import DiskSource, open_source
 from ps_jax.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[2]
 
 STREETS = {
     "height": 96,
@@ -159,6 +162,7 @@ def test_same_numbers_without_tensorflow(config, written):
     data, settings = arrays_data(written), config.pretrain
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_TENSORFLOW, data.to_json(), settings.to_json()],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -263,7 +267,7 @@ def test_command_line(config, tmp_path):
 
     def run(*flags):
         command = [sys.executable, "-m", "input_pipeline.export_arrays", f"--config={file}", *flags]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     done = run(f"--out={tmp_path / 'arrays'}", "--train_batches=1", "--config.phases=('finetune',)")
     assert done.returncode == 0, done.stderr

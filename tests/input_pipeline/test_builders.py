@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from input_pipeline.prepare import main, prepare
 from input_pipeline.prepared import read_prepared
 from input_pipeline.prw import read_prw
 from ps_jax.errors import DataError
+
+ROOT = Path(__file__).parents[2]
 
 DATASETS = {
     "prw": (layouts.write_prw, read_prw),
@@ -89,7 +92,9 @@ def test_prepared_data_is_read_without_tensorflow(prepared):
         "assert len(split.galleries['TestG50'].items[1]) == 4\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -25,6 +25,22 @@ def test_contradicting_options_are_refused(tiny):
         tiny(mode="qc", reid_dim=32).template  # noqa: B018
 
 
+def test_a_search_by_query_needs_embeddings_of_one_length(tiny):
+    system = tiny(mode="oc", reid_dim=32)
+    assert system.search_mode == "oc" and tiny(mode="qc").search_mode == "qc"
+    scenes, _ = batch()
+    with pytest.raises(ConfigError, match="reid_dim is 32, but queries need embeddings of length 16"):
+        jax.eval_shape(system.find, system.template, scenes, jnp.zeros((1, 32)))
+
+
+def test_changed_options_leave_the_others(tiny):
+    system = tiny(mode="qc")
+    changed = system.changed(score_threshold=0.2)
+    assert changed.module.score_threshold == 0.2 and system.module.score_threshold == 0.5
+    assert changed.module.mode == "qc" and changed.template.keys() == system.template.keys()
+    assert jax.tree.structure(changed.template) == jax.tree.structure(system.template)
+
+
 def test_images_are_normalised_and_padding_is_zero(tiny):
     image = jnp.full((1, 64, 64, 3), 255, jnp.uint8)
     normalised = tiny().normalise(Scenes(image, jnp.asarray([[40, 50]])))

@@ -101,7 +101,7 @@ def test_a_finished_run_has_nothing_left_to_do(whole):
     workdir, state = whole
     before = (workdir / "metrics.jsonl").read_text()
 
-    def no_batches(*arguments):
+    def no_batches(*arguments, provenance):
         raise AssertionError("it evaluates again")
 
     assert_bits_equal(leaves(train(workdir, evaluate=no_batches)), state)
@@ -158,10 +158,11 @@ def test_each_phase_compiles_its_step_once(tmp_path, monkeypatch):
 def test_evaluations_pick_the_best(tmp_path):
     seen = []
 
-    def evaluate(system, variables, source, config, out_dir):
+    def evaluate(system, variables, source, config, out_dir, provenance):
         seen.append((out_dir.name, config["batch_size"]))
         assert system.module.axis_name is None
-        return toy_evaluate(system, variables, source, config, out_dir)
+        assert provenance["checkpoint_step"] == int(out_dir.name.split("-")[1])
+        return toy_evaluate(system, variables, source, config, out_dir, provenance)
 
     train(tmp_path, changed(**{"finetune.evaluate_every": 4}), evaluate=evaluate)
     assert seen == [("finetune-4", 1), ("finetune-8", 1), ("finetune-9", 1)]
@@ -173,7 +174,7 @@ def test_evaluations_pick_the_best(tmp_path):
 
 
 def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path):
-    def interrupted(system, variables, source, config, out_dir):
+    def interrupted(system, variables, source, config, out_dir, provenance):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the evaluation went on")
 
@@ -280,7 +281,7 @@ def test_trunk_weights_start_the_first_phase_only(tmp_path, monkeypatch):
     config = changed(**{"weights": "trunk.npz", "pretrain.epochs": 0.0, "finetune.epochs": 0.0})
     with config.unlocked():
         config.model.trunk = "toy"
-    state = train(tmp_path, config, evaluate=lambda *_: {})
+    state = train(tmp_path, config, evaluate=lambda *_, provenance: {})
     assert asked == [("trunk.npz", "toy")]
     np.testing.assert_array_equal(state.params["backbone"]["kernel"], 0.25)
 

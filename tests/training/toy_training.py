@@ -185,7 +185,7 @@ def toy_config(**changes):
     return ConfigDict(config | changes).lock()
 
 
-def toy_evaluate(system, variables, source, config, out_dir):
+def toy_evaluate(system, variables, source, config, out_dir, provenance):
     """A number that falls from step to step, so that the first evaluation stays the best."""
     return {"search": {"default": {"mAP": 1.0 / float(variables["memory"]["seen"])}}, "protocol": "toy"}
 
