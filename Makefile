@@ -3,6 +3,9 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
+# `make demo WEIGHTS=file` starts from trunk weights: MobileNetV2 under torchvision's names, .npz or .safetensors.
+DEMO := runs/demo$(if $(WEIGHTS),_$(basename $(notdir $(WEIGHTS))))
+
 .PHONY: demo test test-all lint bench environment clean
 
 environment: $(READY)
@@ -20,8 +23,8 @@ $(READY): requirements.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(PYTHON) train.py --config configs/spnet_demo.py --workdir runs/demo
-	$(PYTHON) eval.py --workdir runs/demo
+	$(PYTHON) train.py --config configs/spnet_demo.py --workdir $(DEMO) $(if $(WEIGHTS),--config.weights=$(WEIGHTS))
+	$(PYTHON) eval.py --workdir $(DEMO)
 
 test: $(READY)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
