@@ -35,7 +35,7 @@ test-all: $(READY)
 lint: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy ps_jax input_pipeline kernels
+	$(PYTHON) -m mypy ps_jax input_pipeline kernels benchmarks
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks.convolutions

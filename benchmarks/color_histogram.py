@@ -54,7 +54,7 @@ def histogram_table(split: Split, space: str = "RGB", parts: int = 1) -> Detecti
         crops = [image[int(y1) : int(y2), int(x1) : int(x2)] for x1, y1, x2, y2 in boxes]
         rows = [color_histogram(crop, parts=parts) for crop in crops]
         scenes.append((boxes, np.ones(len(boxes)), np.array(rows).reshape(len(rows), parts * 512)))
-    return make_table(scenes, parts * 512)
+    return make_table(scenes)
 
 
 def search_by_histogram(

@@ -1,0 +1,1 @@
+"""Scripts that measure and print tables; run each with `python -m benchmarks.NAME`."""
