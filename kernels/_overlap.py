@@ -1,6 +1,5 @@
 """Intersection and union of boxes, to the last bit as a plain loop in float32 computes them."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,7 +16,7 @@ def intersection_and_union(
 
     Suppression and matching compare overlaps with thresholds and with each other, so the last bit counts.
     A compiler that fuses the products below into the sum of the union skips one rounding and gets other bits
-    in each place of use; the barriers keep the products as they are.
+    in each place of use; a choice between a product and something else cannot be fused.
 
     Args:
       a: f32[..., 4], `xyxy`.
@@ -31,5 +30,9 @@ def intersection_and_union(
     size = right_bottom - left_top
     overlaps = (size[..., 0] > 0) & (size[..., 1] > 0)
     product = jnp.where(overlaps, size[..., 0] * size[..., 1], 0.0)
-    intersection, area_a, area_b = jax.lax.optimization_barrier((product, area(a), area(b)))
-    return intersection, area_a + area_b - intersection
+    return product, _rounded(area(a)) + _rounded(area(b)) - product
+
+
+def _rounded(product: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The product itself, in a form that the compiler cannot take apart."""
+    return jnp.where(product >= 0, product, jnp.minimum(product, 0.0))

@@ -4,8 +4,6 @@ People are filled rectangles; a person's colour is the same in all scenes. The s
 given to it for each scene, knows a scene by its first pixel, and embeds a box by the colour in its middle.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +77,8 @@ class DrawnSource:
 
         for size in sorted({padded(number) for number in self.order}):
             numbers = [number for number in self.order if padded(number) == size]
-            for group in itertools.batched(numbers, batch_size):
+            for first in range(0, len(numbers), batch_size):
+                group = numbers[first : first + batch_size]
                 image = np.zeros((batch_size, *size, 3), np.uint8)
                 sizes = np.ones((batch_size, 2), np.int32)
                 index = np.full(batch_size, -1, np.int32)
