@@ -1,3 +1,4 @@
+import itertools
 import zlib
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_exact_counts(ladder):
 
 def test_every_amount_holds_the_smaller_ones_in_the_same_scenes(ladder):
     split, rungs = ladder
-    for smaller, larger in zip(RUNGS, RUNGS[1:], strict=False):
+    for smaller, larger in itertools.pairwise(RUNGS):
         few, many = boxes_of(rungs[smaller]), boxes_of(rungs[larger])
         assert set(few) < set(many)
         assert few == [box for box in many if box in set(few)]  # in the same order

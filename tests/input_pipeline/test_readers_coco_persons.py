@@ -57,7 +57,7 @@ def test_missing_files_show_the_layout_and_how_to_do_without(coco):
     assert "  annotations/instances_train2017.json\n  train2017/000000000009.jpg" in message
     assert "https://cocodataset.org/#download" in message
     assert "python train.py --config configs/spnet_qc.py" in message
-    with pytest.raises(DataError, match="no directory is named; give one with --config.data.dir=PATH"):
+    with pytest.raises(DataError, match=r"no directory is named; give one with --config.data.dir=PATH"):
         read_coco_persons("", "test")
     (coco / "train2017" / "000000000785.jpg").unlink()
     with pytest.raises(DataError, match=r"train2017/000000000785.jpg: this picture is missing"):
@@ -66,7 +66,7 @@ def test_missing_files_show_the_layout_and_how_to_do_without(coco):
     with pytest.raises(DataError, match="train2017: there is no such directory\nCOCOPersons"):
         read_coco_persons(coco, "train")
     (coco / "annotations" / "instances_train2017.json").unlink()
-    with pytest.raises(DataError, match="instances_train2017.json: there is no such file\nCOCOPersons"):
+    with pytest.raises(DataError, match=r"instances_train2017.json: there is no such file\nCOCOPersons"):
         read_coco_persons(coco, "train")
 
 
