@@ -1,8 +1,9 @@
 """What the SPNet configs share (Jaffe and Zakhor, "Swap Path Network", WACV 2025).
 
 `prw`, `cuhk_sysu` and `coco_json` have the paper's settings: ConvNeXt-T, 512 x 512 crops, batches of 8, 30 epochs a
-phase. `streets`, the default, is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops,
-short embeddings, fewer samples, and a higher learning rate for a short run. `prw_small` is that size for PRW's layout.
+phase. So has `coco_persons`, which is for pre-training alone: nobody can be searched for in it. `streets`, the default,
+is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops, short embeddings, fewer samples,
+and a higher learning rate for a short run. `prw_small` is that size for PRW's layout.
 """
 
 import dataclasses
@@ -13,8 +14,9 @@ from ml_collections.config_dict import placeholder
 from input_pipeline.streets import StreetsOptions
 from ps_jax.errors import ConfigError
 
-DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json", "prw_small")
+DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json", "coco_persons", "prw_small")
 SMALL = ("streets", "prw_small")  # sized for two CPU cores
+PRETRAINING = ("coco_persons",)  # no identity is seen twice: only for pre-training
 
 
 def base(dataset: str) -> ConfigDict:
@@ -34,6 +36,7 @@ def base(dataset: str) -> ConfigDict:
     config.seed = 0
     config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
     config.weights = ""  # trunk weights to start from, .npz or .safetensors with torchvision's names
+    config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
 
     config.model = ConfigDict(
         {
@@ -52,6 +55,8 @@ def base(dataset: str) -> ConfigDict:
             # (short side, longest long side) of a scene; the picture is resized to the first that it meets
             "resize": {"streets": (240, 320), "prw_small": (288, 512)}.get(dataset, (900, 1500)),
             "max_people": 16 if small else 64,
+            "annotations": 100,  # boxes of the training scenes to keep, in percent; above 100, spurious ones are added
+            "least_people": 0,  # training scenes with fewer boxes are left out
             "streets": dataclasses.asdict(StreetsOptions()) if dataset == "streets" else {},
         }
     )
@@ -77,16 +82,17 @@ def base(dataset: str) -> ConfigDict:
     return config
 
 
-def pretrain(dataset: str) -> ConfigDict:
-    """Query-centric pre-training (section 3.2): two views of each scene, a slow trunk."""
+def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
+    """Pre-training (section 3.2), query- or object-centric: two views of each scene, a slow trunk.
+
+    Both modes regress as many anchors in a batch: pairs times samples of a pair, or scenes times samples of one.
+    """
     small = dataset in SMALL
+    query_centric = {"pairs_per_batch": 16 if small else 32, "samples_per_pair": 16 if small else 64}
+    object_centric = {"samples_per_image": 32 if small else 256}
     return ConfigDict(
         {
-            "model": {
-                "mode": "qc",
-                "pairs_per_batch": 16 if small else 32,
-                "samples_per_pair": 16 if small else 64,
-            },
+            "model": {"mode": mode, **(query_centric if mode == "qc" else object_centric)},
             "augmentation": "rrc_scale",
             "scale_range": (0.75, 1.5) if small else (1.5, 3.0),  # paper: 0.5 to 2; released code: 1.5 to 3
             "crop": 160 if small else 512,

@@ -6,6 +6,9 @@ The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own 
   python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH
   python train.py --config configs/spnet_oc.py:cuhk_sysu --config.data.dir=PATH
   python train.py --config configs/spnet_oc.py:coco_json --config.data.dir=PATH
+After pre-training in another work directory, and object-centric pre-training on COCOPersons, to compare:
+  python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH --config.pretrained=runs/spnet_qc_coco_persons
+  python train.py --config configs/spnet_oc.py:coco_persons --config.data.dir=PATH --config.weights=FILE
 A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV2:
   python train.py --config configs/spnet_oc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 """
@@ -16,6 +19,10 @@ from configs import spnet_base
 def get_config(dataset: str = "streets"):
     """The configuration for one of `spnet_base.DATASETS`."""
     config = spnet_base.base(dataset)
-    config.phases = ("finetune",)
-    config.finetune = spnet_base.finetune(dataset)
+    if dataset in spnet_base.PRETRAINING:
+        config.phases = ("pretrain",)
+        config.pretrain = spnet_base.pretrain(dataset, mode="oc")
+    else:
+        config.phases = ("finetune",)
+        config.finetune = spnet_base.finetune(dataset)
     return config.lock()

@@ -6,10 +6,16 @@ The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU), and your own 
   python train.py --config configs/spnet_qc.py:prw --config.data.dir=PATH
   python train.py --config configs/spnet_qc.py:cuhk_sysu --config.data.dir=PATH
   python train.py --config configs/spnet_qc.py:coco_json --config.data.dir=PATH
+The paper's pre-training on COCOPersons (from ImageNet weights of ConvNeXt-T), and fine-tuning after it:
+  python train.py --config configs/spnet_qc.py:coco_persons --config.data.dir=PATH --config.weights=FILE
+  python train.py --config configs/spnet_oc.py:prw --config.data.dir=PATH --config.pretrained=runs/spnet_qc_coco_persons
+The same with missing (20, 60) or spurious (140, 180) boxes, figure 6; 100 is the baseline:
+  ... --config.data.least_people=2 --config.data.annotations=20 --config.pretrain.epochs=20 --workdir=runs/p20
 A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV2:
   python train.py --config configs/spnet_qc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 
-Both phases run on the training scenes of the same data set, with online instance matching as the re-id loss.
+But for COCOPersons, both phases run on the training scenes of the same data set, with online instance matching as
+the re-id loss.
 """
 
 from configs import spnet_base
@@ -18,7 +24,9 @@ from configs import spnet_base
 def get_config(dataset: str = "streets"):
     """The configuration for one of `spnet_base.DATASETS`."""
     config = spnet_base.base(dataset)
-    config.phases = ("pretrain", "finetune")
+    config.phases = ("pretrain",)
     config.pretrain = spnet_base.pretrain(dataset)
-    config.finetune = spnet_base.finetune(dataset)
+    if dataset not in spnet_base.PRETRAINING:
+        config.phases = ("pretrain", "finetune")
+        config.finetune = spnet_base.finetune(dataset)
     return config.lock()

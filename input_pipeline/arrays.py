@@ -124,10 +124,11 @@ class ArraysSource:
     sees the same N batches again and again.
 
     Args:
-      data: `config.data`: `dir`, and `max_people` and `resize` as they were when the arrays were written.
+      data: `config.data`: `dir`, and `max_people`, `resize`, `annotations` and `least_people` as they were when
+        the arrays were written.
 
     Raises:
-      ConfigError: `max_people` or `resize` are others than those of the arrays.
+      ConfigError: one of these is another than that of the arrays.
       DataError: see `ArrayFiles`.
     """
 
@@ -137,6 +138,9 @@ class ArraysSource:
         self._splits: dict[str, Split] = {}
         self._check("data.resize", list(data.resize), self._manifest["resize"])
         self._check("data.max_people", data.max_people, self._manifest["max_people"])
+        for name, everything in (("annotations", 100), ("least_people", 0)):
+            written = self._manifest.get(name, everything)
+            self._check(f"data.{name}", data.get(name, everything), written)
 
     def split(self, partition: str) -> Split:
         """The records of "train" or "test"."""

@@ -2,14 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.disk import Layout, check_partition, checked_box, picture_size
 from input_pipeline.galleries import Galleries
 from input_pipeline.prw import parse_frame_name
-from input_pipeline.scenes import UNKNOWN, Gallery, Person, Query, Scene, Split
+from input_pipeline.scenes import UNKNOWN, Box, Gallery, Person, Query, Scene, Split
 from ps_jax.errors import DataError
 
 LAYOUT = Layout(
@@ -52,9 +52,9 @@ def read_coco_json(path: str | Path, partition: str, images_dir: str | Path | No
     """
     check_partition(partition)
     path = _json_file(path, partition)
-    content = _load(path)
+    content = load_json(path)
     pictures = LAYOUT.directory(images_dir) if images_dir is not None else _pictures(path)
-    images = _images(content, partition, path)
+    images = listed_images(content, partition, path)
     people = _people_of_images(content, path)
     scenes = tuple(_scene(image, people.get(image["id"], ()), pictures, path) for image in images)
     if partition == "train":
@@ -109,9 +109,20 @@ def _pictures(path: Path) -> Path:
     return next((folder for folder in beside if folder.is_dir()), path.parent)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_json(
+    path: Path, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The content of a COCO-style JSON file.
+
+    Args:
+      path: the file.
+      object_hook: changes every JSON object as soon as it is read, as `json.loads` has it.
+
+    Raises:
+      DataError: it cannot be read, or has no lists images and annotations.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: cannot read this JSON file ({error}); write it again") from error
     for key in ("images", "annotations"):
@@ -120,20 +131,22 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _field(entry: Mapping[str, Any], name: str, what: str, path: Path) -> Any:
+def entry_field(entry: Mapping[str, Any], name: str, what: str, path: Path) -> Any:
+    """A field of an image or annotation; raises DataError where `what` does not have it."""
     try:
         return entry[name]
     except (KeyError, TypeError):
         raise DataError(f"{path}: {what} has no field {name!r}; add it") from None
 
 
-def _images(content: Mapping[str, Any], partition: str, path: Path) -> list[dict[str, Any]]:
+def listed_images(content: Mapping[str, Any], partition: str, path: Path) -> list[dict[str, Any]]:
+    """The images of a partition, in the order of the file; raises DataError where ids or names repeat."""
     images: list[dict[str, Any]] = []
     names: set[str] = set()
     numbers: set[Any] = set()
     for number, image in enumerate(content["images"]):
-        name = _field(image, "file_name", f"image {number}", path)
-        identifier = _field(image, "id", f"image {name}", path)
+        name = entry_field(image, "file_name", f"image {number}", path)
+        identifier = entry_field(image, "id", f"image {name}", path)
         if identifier in numbers:
             raise DataError(f"{path}: two images have the id {identifier!r}; give each image its own number")
         numbers.add(identifier)
@@ -149,8 +162,9 @@ def _images(content: Mapping[str, Any], partition: str, path: Path) -> list[dict
     return images
 
 
-def _corners(entry: Mapping[str, Any], what: str, path: Path) -> tuple[float, float, float, float]:
-    box = _field(entry, "bbox", what, path)
+def corners(entry: Mapping[str, Any], what: str, path: Path) -> Box:
+    """(x1, y1, x2, y2) of an annotation's bbox (x, y, w, h); raises DataError where it is no four numbers."""
+    box = entry_field(entry, "bbox", what, path)
     try:
         x, y, w, h = (float(number) for number in box)
     except (TypeError, ValueError):
@@ -164,7 +178,7 @@ def _people_of_images(content: Mapping[str, Any], path: Path) -> dict[Any, list[
     known = {image["id"] for image in content["images"]}
     result: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
-        image = _field(annotation, "image_id", f"annotation {number}", path)
+        image = entry_field(annotation, "image_id", f"annotation {number}", path)
         if image not in known:
             raise DataError(f"{path}: annotation {number} belongs to image {image}, which is not in the file")
         if annotation.get("iscrowd") or (person and annotation.get("category_id") not in person):
@@ -187,7 +201,7 @@ def _scene(image: Mapping[str, Any], annotations: Any, pictures: Path, path: Pat
     people = []
     for number, annotation in enumerate(annotations):
         what = f"box {number} of scene {name}"
-        box = checked_box(_corners(annotation, what, path), size, f"{path}: {what}")
+        box = checked_box(corners(annotation, what, path), size, f"{path}: {what}")
         people.append(Person(box, _identity(annotation, what, path)))
     told = parse_frame_name(Path(name).name)
     camera, sequence, frame = (
@@ -210,13 +224,13 @@ def _listed_queries(content: Mapping[str, Any], scenes: Mapping[Any, Scene], pat
             if key not in annotations:
                 raise DataError(f"{path}: {what} is annotation {key}, which is not in the file")
             entry = annotations[key]
-        image = _field(entry, "image_id", what, path)
+        image = entry_field(entry, "image_id", what, path)
         if image not in scenes:
             raise DataError(f"{path}: {what} is in image {image}, which is not in the test split")
         scene = scenes[image]
         size = (scene.height, scene.width)
-        box = checked_box(_corners(entry, what, path), size, f"{path}: the box of {what} in {scene.name}")
-        _field(entry, "person_id", what, path)
+        box = checked_box(corners(entry, what, path), size, f"{path}: the box of {what} in {scene.name}")
+        entry_field(entry, "person_id", what, path)
         identity = _identity(entry, what, path)
         if identity == UNKNOWN:
             raise DataError(f"{path}: {what} has no known person_id, so there is nobody to search for")

@@ -37,7 +37,7 @@ def export_arrays(
       config: a whole configuration: `data`, `phases` with their settings, `seed`.
       directory: what to write; must not exist.
       train_batches: how many batches of every phase.
-      partitions: whose scenes to write, resized by `config.data.resize`.
+      partitions: whose scenes to write, resized by `config.data.resize`; one without scenes is left out.
 
     Returns:
       The directory.
@@ -78,6 +78,7 @@ def _write(
     (directory / "records").mkdir()
     for partition in PARTITIONS:
         records_json.write_split(directory / "records", source.split(partition))
+    partitions = [partition for partition in partitions if source.split(partition).scenes]
     phases = {}
     for name in config.phases:
         phases[name] = {"settings": phase_settings(config[name]), "batches": train_batches}
@@ -90,8 +91,10 @@ def _write(
         "seed": config.seed,
         "resize": list(config.data.resize),
         "max_people": config.data.max_people,
+        "annotations": config.data.get("annotations", 100),
+        "least_people": config.data.get("least_people", 0),
         "phases": phases,
-        "partitions": list(partitions),
+        "partitions": partitions,
         "config": json.loads(config.to_json_best_effort()),
         "files": {
             path.relative_to(directory).as_posix(): {
@@ -114,7 +117,7 @@ def _write_phase(directory: Path, phase: Any, seed: int, source: Source, train_b
 
 
 def _write_scenes(directory: Path, source: Source, partition: str, resize: tuple[int, int]) -> None:
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)  # train/ has the training batches already
     split = source.split(partition)
     size = scene_sizes(split, resize)
     groups, counts = np.unique(padded(size), axis=0, return_counts=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ps_jax.errors import DataError, PersonSearchError
 
-DATASETS = ("prw", "cuhk_sysu", "coco_json")
+DATASETS = ("prw", "cuhk_sysu", "coco_json", "coco_persons")
 FORMATS = ("array_record", "tfrecord")
 
 
@@ -39,7 +39,12 @@ def prepare(dataset: str, directory: str | Path, out: str | Path, file_format: s
 
     from input_pipeline import builders
 
-    kinds = {"prw": builders.Prw, "cuhk_sysu": builders.CuhkSysu, "coco_json": builders.CocoJson}
+    kinds = {
+        "prw": builders.Prw,
+        "cuhk_sysu": builders.CuhkSysu,
+        "coco_json": builders.CocoJson,
+        "coco_persons": builders.CocoPersons,
+    }
     kind = kinds[dataset]
     directory = kind.layout.directory(directory)
     if not any(directory.iterdir()):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from input_pipeline.annotation_amount import with_annotation_amount
 from input_pipeline.arrays import ArraysSource
 from input_pipeline.plan import steps_per_epoch
 from input_pipeline.scenes import Split
@@ -35,20 +36,26 @@ class DiskSource:
     """Decodes and augments the pictures of a data set with tf.data.
 
     Args:
-      data: `config.data`: `max_people` and `resize`.
+      data: `config.data`: `max_people`, `resize` and, for the training scenes, `annotations` and `least_people`
+        (see `with_annotation_amount`; all boxes of all scenes by default).
       read: partition -> its records.
     """
 
     def __init__(self, data: Any, read: Callable[[str], Split]):
         self._resize = tuple(data.resize)
         self._max_people = data.max_people
+        self._annotations = data.get("annotations", 100)
+        self._least_people = data.get("least_people", 0)
         self._read = read
         self._splits: dict[str, Split] = {}
 
     def split(self, partition: str) -> Split:
         """The records of "train" or "test", read once."""
         if partition not in self._splits:
-            self._splits[partition] = self._read(partition)
+            split = self._read(partition)
+            if partition == "train":
+                split = with_annotation_amount(split, self._annotations, self._least_people)
+            self._splits[partition] = split
         return self._splits[partition]
 
     def steps_per_epoch(self, phase: Any) -> int:
@@ -85,8 +92,8 @@ def open_source(data: Any) -> Source:
     """Opens the data a configuration names; generated streets are drawn first where they are not there yet.
 
     Args:
-      data: `config.data`: `source`, `dir`, `max_people`, `resize` and, for streets, `streets` with the
-        options of the generator.
+      data: `config.data`: `source`, `dir`, `max_people`, `resize`, optionally `annotations` and `least_people`
+        and, for streets, `streets` with the options of the generator.
 
     Returns:
       The source; records are read when they are first asked for.
@@ -102,6 +109,7 @@ def open_source(data: Any) -> Source:
         "prw": _read_prw,
         "cuhk_sysu": _read_cuhk_sysu,
         "coco_json": _read_coco_json,
+        "coco_persons": _read_coco_persons,
         "prepared": _read_prepared,
     }
     if data.source not in readers:
@@ -138,6 +146,12 @@ def _read_coco_json(data: Any) -> Callable[[str], Split]:
     from input_pipeline.coco_json import read_coco_json
 
     return lambda partition: read_coco_json(data.dir, partition)
+
+
+def _read_coco_persons(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.coco_persons import read_coco_persons
+
+    return lambda partition: read_coco_persons(data.dir, partition)
 
 
 def _read_prepared(data: Any) -> Callable[[str], Split]:

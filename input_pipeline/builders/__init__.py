@@ -4,6 +4,6 @@ Importing this package imports tensorflow_datasets, so the rest of the input pip
 it prepares data.
 """
 
-from input_pipeline.builders._person_search import CocoJson, CuhkSysu, PersonSearchBuilder, Prw
+from input_pipeline.builders._person_search import CocoJson, CocoPersons, CuhkSysu, PersonSearchBuilder, Prw
 
-__all__ = ["CocoJson", "CuhkSysu", "PersonSearchBuilder", "Prw"]
+__all__ = ["CocoJson", "CocoPersons", "CuhkSysu", "PersonSearchBuilder", "Prw"]

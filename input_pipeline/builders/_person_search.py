@@ -1,4 +1,4 @@
-"""One builder for every data set of people in scenes, and its three data sets.
+"""One builder for every data set of people in scenes, and the data sets.
 
     builder = Prw(data_dir=out, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=directory))
@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 from input_pipeline import records_json
 from input_pipeline.coco_json import LAYOUT as COCO_LAYOUT
 from input_pipeline.coco_json import read_coco_json
+from input_pipeline.coco_persons import LAYOUT as COCO_PERSONS_LAYOUT
+from input_pipeline.coco_persons import read_coco_persons
 from input_pipeline.cuhk_sysu import LAYOUT as CUHK_SYSU_LAYOUT
 from input_pipeline.cuhk_sysu import read_cuhk_sysu
 from input_pipeline.disk import PARTITIONS, Layout
@@ -78,7 +80,8 @@ class PersonSearchBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             galleries=list(splits["test"].galleries),
             default_gallery=splits["test"].default_gallery,
         )
-        return {partition: self._generate_examples(split) for partition, split in splits.items()}
+        # A partition without scenes has no records, only its JSON file.
+        return {name: self._generate_examples(split) for name, split in splits.items() if split.scenes}
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
         for position, scene in enumerate(split.scenes):
@@ -120,3 +123,11 @@ class CocoJson(PersonSearchBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions(COCO_LAYOUT)
     read = staticmethod(read_coco_json)
     layout = COCO_LAYOUT
+
+
+class CocoPersons(PersonSearchBuilder):
+    """COCOPersons, read by `input_pipeline.coco_persons.read_coco_persons`; it has no test records."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions(COCO_PERSONS_LAYOUT)
+    read = staticmethod(read_coco_persons)
+    layout = COCO_PERSONS_LAYOUT

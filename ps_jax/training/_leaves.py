@@ -7,9 +7,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from ps_jax.errors import CheckpointError
 from ps_jax.training.state import TrainState
 
 SEPARATOR = "/"
+LISTED_LEAVES = 20  # differing leaves an error names
+
+Description = dict[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype)
 
 
 def _plain(state: TrainState) -> TrainState:
@@ -27,13 +31,37 @@ def flatten_state(state: TrainState) -> dict[str, np.ndarray]:
     return dict(zip(_names(plain), jax.device_get(jax.tree.leaves(plain)), strict=True))
 
 
-def describe_template(template: TrainState) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) of every leaf a state like `template` (arrays or their shapes) has."""
-    plain = jax.eval_shape(_plain, template)
+def describe(tree: Any) -> Description:
+    """Name -> (shape, dtype) of every leaf of a tree of arrays or of their shapes."""
     return {
-        name: (leaf.shape, str(leaf.dtype))
-        for name, leaf in zip(_names(plain), jax.tree.leaves(plain), strict=True)
+        name: (tuple(leaf.shape), str(leaf.dtype))
+        for name, leaf in zip(_names(tree), jax.tree.leaves(tree), strict=True)
     }
+
+
+def describe_template(template: TrainState) -> Description:
+    """Name -> (shape, dtype) of every leaf a state like `template` (arrays or their shapes) has."""
+    return describe(jax.eval_shape(_plain, template))
+
+
+def check_same_leaves(saved: Description, wanted: Description, problem: str, remedy: str) -> None:
+    """Raises CheckpointError, listing the leaves that differ, unless `saved` has exactly those `wanted`."""
+    differences = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in wanted:
+            differences.append(f"{name}: only in the checkpoint")
+        elif name not in saved:
+            differences.append(f"{name}: only in the model")
+        elif saved[name] != wanted[name]:
+            (shape, dtype), (own_shape, own_dtype) = saved[name], wanted[name]
+            there, here = f"{dtype}{list(shape)}", f"{own_dtype}{list(own_shape)}"
+            differences.append(f"{name}: {there} in the checkpoint, {here} in the model")
+    if differences:
+        listed = "\n  ".join(differences[:LISTED_LEAVES])
+        more = len(differences) - LISTED_LEAVES
+        raise CheckpointError(
+            f"{problem}:\n  {listed}" + (f"\n  and {more} more" if more > 0 else "") + f"\n{remedy}"
+        )
 
 
 def unflatten_state(leaves: dict[str, np.ndarray], template: TrainState) -> TrainState:

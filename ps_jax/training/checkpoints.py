@@ -24,6 +24,7 @@ from absl import logging
 
 from ps_jax.errors import CheckpointError, TrainingError
 from ps_jax.training._leaves import (
+    check_same_leaves,
     checksum,
     describe_template,
     flatten_state,
@@ -33,7 +34,6 @@ from ps_jax.training._leaves import (
 from ps_jax.training.state import TrainState
 
 KEEP_LAST = 3  # checkpoints of a phase
-LISTED_LEAVES = 20  # differing leaves an error names
 
 
 class _Damaged(Exception):
@@ -147,7 +147,12 @@ class Checkpoints:
                 logging.warning("%s: this checkpoint is damaged (%s)", self.directory / str(step), damage)
                 damaged.append(step)
                 continue
-            _check_same_model(self.directory / str(step), meta, describe_template(template))
+            check_same_leaves(
+                {name: (tuple(shape), dtype) for name, (shape, dtype, _) in meta["leaves"].items()},
+                describe_template(template),
+                f"{self.directory / str(step)}: this checkpoint belongs to another model",
+                "Use the configuration it was trained with, or another --workdir.",
+            )
             for bad in damaged:
                 self._move_aside(bad)
             if damaged:
@@ -221,7 +226,7 @@ def load_variables(
         )
         raise CheckpointError(
             f"{workdir}: there is no {'best ' if best else ''}checkpoint of {what}{remedy}; "
-            "train first, or name the work directory of a finished training with --workdir"
+            "train first, or name the work directory of a finished training"
         )
     leaves, meta = _newest(max(found, key=lambda path: _place(workdir, path.parent.name)))
     return unflatten_variables(leaves), meta
@@ -268,28 +273,6 @@ def _read(manager: ocp.CheckpointManager, directory: Path, step: int) -> tuple[d
         if list(leaf.shape) != shape or str(leaf.dtype) != dtype or checksum(leaf) != crc:
             raise _Damaged(f"the checksum of {name} does not match")
     return leaves, meta
-
-
-def _check_same_model(path: Path, meta: dict, wanted: dict[str, tuple[tuple[int, ...], str]]) -> None:
-    saved = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in meta["leaves"].items()}
-    differences = []
-    for name in sorted(saved.keys() | wanted.keys()):
-        if name not in wanted:
-            differences.append(f"{name}: only in the checkpoint")
-        elif name not in saved:
-            differences.append(f"{name}: only in the model")
-        elif saved[name] != wanted[name]:
-            (shape, dtype), (own_shape, own_dtype) = saved[name], wanted[name]
-            there, here = f"{dtype}{list(shape)}", f"{own_dtype}{list(own_shape)}"
-            differences.append(f"{name}: {there} in the checkpoint, {here} in the model")
-    if differences:
-        listed = "\n  ".join(differences[:LISTED_LEAVES])
-        more = len(differences) - LISTED_LEAVES
-        raise CheckpointError(
-            f"{path}: this checkpoint belongs to another model:\n  {listed}"
-            + (f"\n  and {more} more" if more > 0 else "")
-            + "\nUse the configuration it was trained with, or another --workdir."
-        )
 
 
 def _none_readable(directory: Path, damaged: list[int]) -> CheckpointError:

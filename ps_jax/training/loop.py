@@ -21,7 +21,8 @@ from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
 from ps_jax.training.finite import check_finite, check_finite_state
 from ps_jax.training.interruption import Interruption
 from ps_jax.training.metric_writers import MetricWriter, first_result
-from ps_jax.training.phases import Phase, check_phases, prepare_phase
+from ps_jax.training.phases import Phase, check_phases, compute_dtype, prepare_phase
+from ps_jax.training.pretrained import Pretrained, load_pretrained
 from ps_jax.training.progress import Progress
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import on_one_device, replicate
@@ -37,7 +38,7 @@ class _Run:
     config: ConfigDict
     workdir: Path
     source: Any
-    evaluate: Callable[..., dict]
+    evaluate: Callable[..., dict] | None
     devices: list[jax.Device]
     interruption: Interruption
 
@@ -60,7 +61,8 @@ def train_and_evaluate(
       source: where batches come from; None opens the one that `config.data` describes.
       build: (name, keyword arguments) -> system; None takes `ps_jax.systems.build_system`.
       evaluate: (system, variables, source, config.eval, directory, provenance=...) -> results; None takes
-        `ps_jax.evaluation.evaluate`, whose options are checked before training.
+        `ps_jax.evaluation.evaluate`, whose options are checked before training, and evaluates nothing where the
+        test partition has no queries.
 
     Returns:
       The state at the end of the last phase.
@@ -86,26 +88,36 @@ def train_and_evaluate(
         from ps_jax.evaluation import check_evaluation
         from ps_jax.evaluation import evaluate as evaluate_system
 
-        check_evaluation(source, config.eval)
-        evaluate = evaluate_system
+        test = source.split("test")
+        if test.galleries:
+            check_evaluation(source, config.eval)
+            evaluate = evaluate_system
+        else:
+            logging.info("%s %s: no queries, so nothing is evaluated", test.dataset, test.partition)
 
     # Work directory: the last phase with a checkpoint goes on, or is found finished; the later ones follow.
     workdir = Path(workdir).absolute()
     started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
+    pretrained: Pretrained | None = None
+    if config.get("pretrained") and not started:
+        pretrained = load_pretrained(config, build, compute_dtype(config.precision))
     claim_workdir(workdir, config, any(map(has_checkpoints, workdir.glob("*/checkpoints"))))
     first = list(config.phases).index(started[-1]) if started else 0
-    previous: tuple[Phase, TrainState] | None = None
+    state: TrainState | None = None
     with Interruption() as interruption:
         run = _Run(config, workdir, source, evaluate, devices, interruption)
         for index in range(first, len(config.phases)):
             phase = prepare_phase(config, index, source, build, devices)
-            previous = (phase, _train(run, phase, previous))
-    assert previous, "check_phases lets no empty list of phases through"
-    return previous[1]
+            state, origin = _train(run, phase, pretrained)
+            pretrained = Pretrained(f"phase {phase.name}", phase.system, state.variables, origin)
+    assert state, "check_phases lets no empty list of phases through"
+    return state
 
 
-def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -> TrainState:
-    """Trains one phase from where it stands to its end."""
+def _train(
+    run: _Run, phase: Phase, pretrained: Pretrained | None
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Trains one phase from where it stands to its end; also returns what other run it comes from."""
     from input_pipeline import prefetch_to_devices
 
     config, settings, total = run.config, phase.settings, phase.total_steps
@@ -113,11 +125,14 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
     with Checkpoints(directory / "checkpoints") as checkpoints:
         # Where the state comes from, the first that there is:
         #   1. a checkpoint of this phase in the work directory,
-        #   2. the end of the previous phase, as the system transfers it,
+        #   2. the end of the previous phase, or of the run that config.pretrained names, as the system transfers it,
         #   3. the trunk weights that config.weights names,
         #   4. scratch.
         restored = checkpoints.restore(phase.template)
-        state = restored[0] if restored else phase.start(config.weights, previous)
+        if restored:
+            state, origin = restored[0], restored[1].get("pretrained")
+        else:
+            state, origin = phase.start(config.weights, pretrained), pretrained.origin if pretrained else None
         step = int(state.step)
         saved = step if restored else None
         state = replicate(state, run.devices)
@@ -131,6 +146,7 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
             "system": config.system,
             "model": phase.arguments,
             "config": plain_config(config),
+            "pretrained": origin,
         }
         metrics: dict[str, jax.Array] = {}  # of the last step taken
         marked_step, marked_time = step, time.monotonic()
@@ -143,7 +159,7 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
             while True:
                 finished, stopped = step == total, run.interruption.received
                 last = finished and phase.name == config.phases[-1]
-                evaluates = last or _due(settings.evaluate_every, step)
+                evaluates = bool(run.evaluate) and (last or _due(settings.evaluate_every, step))
                 saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
                 logs = finished or step == 1 or _due(settings.log_every, step)
 
@@ -179,7 +195,7 @@ def _train(run: _Run, phase: Phase, previous: tuple[Phase, TrainState] | None) -
                         _evaluate(run, phase, state, step, meta, writer)
                     marked_time += time.monotonic() - began  # does not count as training
                 if finished:
-                    return state
+                    return state, origin
 
                 # One step
                 state, metrics = phase.step(state, next(batches))
@@ -197,6 +213,7 @@ def _evaluate(
     """Evaluates the state, records the results, and keeps the state if it is the best of the phase so far."""
     directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
     variables = on_one_device(state.variables)
+    assert run.evaluate, "only called where something is evaluated"
     results = run.evaluate(
         phase.system,
         variables,

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ps_jax.errors import ConfigError, DataError
+from ps_jax.training._leaves import check_same_leaves, describe
 from ps_jax.training.optimizers import learning_rate_schedule, make_optimizer, warmup_length
+from ps_jax.training.pretrained import Pretrained
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
 
@@ -77,18 +79,27 @@ class Phase:
     _first_state: Callable[[Mapping[str, Any]], TrainState]
     _fresh_variables: Callable[[], dict[str, Any]]
 
-    def start(self, weights: str, previous: "tuple[Phase, TrainState] | None") -> TrainState:
-        """The state at step 0: after the previous phase, else with trunk weights, else from scratch.
+    def start(self, weights: str, pretrained: Pretrained | None) -> TrainState:
+        """The state at step 0: from what was trained before, else with trunk weights, else from scratch.
 
         Args:
           weights: file with trunk weights, "" for none.
-          previous: the phase before and its last state, None for the first phase.
+          pretrained: the phase before, or what another run trained.
+
+        Raises:
+          CheckpointError: `pretrained` is of another model.
         """
         variables = self._fresh_variables()
-        if previous:
-            phase, state = previous
-            trained = jax.device_get(state.variables)
-            variables = self.system.transfer(trained, variables, pretrained_by=phase.system)
+        if pretrained:
+            wanted = describe(variables)
+            trained = jax.device_get(pretrained.variables)
+            variables = self.system.transfer(trained, variables, pretrained_by=pretrained.system)
+            check_same_leaves(
+                describe(variables),
+                wanted,
+                f"{pretrained.name}: this is another model than that of phase {self.name}",
+                "Use the model it was trained with, or start from another work directory.",
+            )
         elif weights:
             from ps_jax.porting import load_trunk_weights
 

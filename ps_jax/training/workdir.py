@@ -26,10 +26,12 @@ def provenance(meta: Mapping[str, Any], changes: Sequence[str] = ()) -> dict[str
       changes: what the command line changes for the evaluation.
     """
     config = json.dumps(meta["config"], sort_keys=True).encode()
+    origin = meta.get("pretrained")
     return {
         "phase": meta["phase"],
         "checkpoint_step": meta["step"],
         "config": hashlib.sha256(config).hexdigest()[:12],
+        **({"pretrained": " ".join(map(str, origin.values()))} if origin else {}),
         "changes": " ".join(changes),
     }
 

@@ -200,3 +200,68 @@ def write_coco(root: Path, content: dict | None = None, folder: str = "frames") 
         write_picture(root / folder / image["file_name"], shade * 30)
     (root / "coco.json").write_text(json.dumps(content))
     return root
+
+
+# COCOPersons
+
+# Of each picture: number, size (width, height), annotations (number, category, crowd, box).
+COCO_PERSONS = (
+    (
+        139,
+        (64, 48),
+        [
+            (2001, 1, 0, [4.25, 5.5, 10, 20]),
+            (2002, 62, 0, [1, 1, 30, 30]),
+            (900100000139, 1, 1, [0, 0, 60, 12]),  # a crowd region
+            (1001, 1, 0, [40, 30, 1, 1.5]),  # no size is too small
+        ],
+    ),
+    (285, (48, 64), [(2003, 23, 0, [2, 2, 40, 50])]),  # a bear alone
+    (632, (64, 48), [(2206849, 1, 0, [9.98, 18.56, 15.52, 0.0])]),  # no area
+    (724, (64, 48), [(900100000724, 1, 1, [0, 0, 60, 12])]),  # a crowd alone
+    (776, (48, 64), [(3001, 1, 0, [20, 10, 28.03, 40])]),  # reaches over the border
+    (
+        785,
+        (64, 48),
+        [(3002, 1, 0, [1, 2, 12, 30]), (3003, 1, 0, [20, 2, 12, 30]), (12, 1, 0, [40, 2, 12, 30])],
+    ),
+    (802, (64, 48), []),
+)
+
+
+def coco_persons_content() -> dict:
+    """Three pictures with people, with 2, 1 and 3 of them, and four without."""
+    return {
+        "info": {"description": "COCO 2017 Dataset"},
+        "images": [
+            {"id": number, "file_name": f"{number:012}.jpg", "width": width, "height": height}
+            for number, (width, height), _ in COCO_PERSONS
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "iscrowd": crowd,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "segmentation": {"counts": [1, 2], "size": [48, 64]} if crowd else [[1, 1, 2, 2, 1, 2]],
+            }
+            for image, _, annotations in COCO_PERSONS
+            for number, category, crowd, box in annotations
+        ],
+        "categories": [
+            {"supercategory": "person", "id": 1, "name": "person"},
+            {"supercategory": "animal", "id": 23, "name": "bear"},
+            {"supercategory": "furniture", "id": 62, "name": "chair"},
+        ],
+    }
+
+
+def write_coco_persons(root: Path, content: dict | None = None) -> Path:
+    for shade, (number, size, _) in enumerate(COCO_PERSONS):
+        write_picture(root / "train2017" / f"{number:012}.jpg", shade * 30, size)
+    (root / "annotations").mkdir(exist_ok=True)
+    content = coco_persons_content() if content is None else content
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    return root

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from painted_scenes import write_split
+from reader_layouts import write_coco_persons
 
 from input_pipeline.arrays import ArraysSource, flatten
 from input_pipeline.export_arrays import export_arrays
@@ -120,6 +121,31 @@ def test_scene_batches_of_several_sizes(tmp_path):
         arrays.train_batches(phase(), 0)
 
 
+def test_arrays_of_changed_annotations_say_so(tmp_path):
+    write_coco_persons(tmp_path)
+    data = {"source": "coco_persons", "dir": str(tmp_path), "max_people": 6, "resize": RESIZE}
+    data = ConfigDict(data | {"annotations": 140, "least_people": 2})
+    config = ConfigDict({"seed": 0, "data": data, "phases": ("pretrain",), "pretrain": phase(batch_size=2)})
+    directory = export_arrays(config, tmp_path / "arrays", 1, ["train", "test"])
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert (manifest["annotations"], manifest["least_people"]) == (140, 2)
+    assert manifest["partitions"] == ["train"]  # there are no test scenes
+    same = {"annotations": 140, "least_people": 2}
+    arrays, disk = open_source(arrays_data(directory, **same)), open_source(data)
+    assert [scene.people for scene in arrays.split("train").scenes] == [
+        scene.people for scene in disk.split("train").scenes
+    ]
+    assert len(arrays.split("train").labels) == 7  # five people in two scenes, and two spurious boxes
+    assert_same(next(arrays.train_batches(config.pretrain, 0)), next(disk.train_batches(config.pretrain, 0)))
+    assert arrays.split("train").encoded(1) == disk.split("train").encoded(1)
+    with pytest.raises(ConfigError, match=r"data\.annotations is 60, but the arrays in .* written with 140"):
+        open_source(arrays_data(directory, **same | {"annotations": 60}))
+    with pytest.raises(ConfigError, match=r"data\.annotations is 100, but the arrays in .* written with 140"):
+        open_source(arrays_data(directory))
+    with pytest.raises(ConfigError, match=r"data\.least_people is 1, but the arrays in .* written with 2"):
+        open_source(arrays_data(directory, **same | {"least_people": 1}))
+
+
 def test_records_and_pictures(config, written):
     disk, arrays = open_source(config.data), open_source(arrays_data(written))
     for partition in ("train", "test"):
@@ -186,6 +212,7 @@ def test_same_numbers_without_tensorflow(config, written):
 def test_manifest(config, written):
     manifest = json.loads((written / "manifest.json").read_text())
     assert manifest["seed"] == 3 and manifest["config"]["data"]["max_people"] == 6
+    assert (manifest["annotations"], manifest["least_people"]) == (100, 0)
     assert manifest["phases"]["pretrain"]["batches"] == COUNT
     files = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert files == set(manifest["files"]) | {"manifest.json"}

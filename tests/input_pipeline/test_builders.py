@@ -9,6 +9,7 @@ import pytest
 import reader_layouts as layouts
 
 from input_pipeline.coco_json import read_coco_json
+from input_pipeline.coco_persons import read_coco_persons
 from input_pipeline.cuhk_sysu import read_cuhk_sysu
 from input_pipeline.prepare import main, prepare
 from input_pipeline.prepared import read_prepared
@@ -21,6 +22,7 @@ DATASETS = {
     "prw": (layouts.write_prw, read_prw),
     "cuhk_sysu": (layouts.write_cuhk_sysu, read_cuhk_sysu),
     "coco_json": (layouts.write_coco, read_coco_json),
+    "coco_persons": (layouts.write_coco_persons, read_coco_persons),
 }
 
 
@@ -50,7 +52,7 @@ def test_prepared_split_is_the_original_one(prepared, name, partition):
         dataclasses.replace(scene, path="") for scene in expected.scenes
     ]
     assert split.labels == expected.labels
-    for position in (len(split.scenes) - 1, 0):  # the bytes of the file, not encoded again
+    for position in reversed(range(len(split.scenes))):  # the bytes of the file, not encoded again
         assert split.encoded(position) == expected.encoded(position)
     assert split.default_gallery == expected.default_gallery
     assert list(split.galleries) == list(expected.galleries)
@@ -80,6 +82,16 @@ def test_records_carry_everything(prepared):
     records = tfds.builder_from_directory(out / "cuhk_sysu" / "1.0.0").as_data_source("train")
     assert (records[0]["camera"], records[0]["sequence"], records[0]["frame"]) == (-1, b"", -1)
     assert records[0]["image"].shape == (layouts.HEIGHT, layouts.WIDTH, 3)
+
+
+def test_a_partition_without_scenes_has_no_records(prepared):
+    import tensorflow_datasets as tfds
+
+    _, out = prepared["coco_persons"]
+    info = tfds.builder_from_directory(out / "coco_persons" / "1.0.0").info
+    assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 3}
+    assert dict(info.metadata) == {"dataset": "coco_persons", "galleries": [], "default_gallery": None}
+    assert read_prepared(out, "test").scenes == ()
 
 
 def test_prepared_data_is_read_without_tensorflow(prepared):

@@ -20,7 +20,7 @@ from toy_training import (
 )
 
 from ps_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
-from ps_jax.training import load_variables, phases, train_and_evaluate
+from ps_jax.training import load_variables, phases, provenance, train_and_evaluate
 from ps_jax.training.checkpoints import Checkpoints
 from ps_jax.training.metric_writers import read_records
 
@@ -315,3 +315,92 @@ def test_missing_data_leave_no_work_directory(tmp_path):
     with pytest.raises(DataError):
         train(tmp_path / "run", source=Missing())
     assert not (tmp_path / "run").exists()
+
+
+def start_from(workdir, **changes):
+    """The second phase alone, begun with what another work directory holds."""
+    return changed(**{"phases": ("finetune",), "pretrained": str(workdir)} | changes)
+
+
+def test_a_run_starts_from_what_another_one_trained(whole, tmp_path):
+    train(tmp_path / "first", changed(phases=("pretrain",)))
+    second = start_from(tmp_path / "first", **{"finetune.epochs": 0.0})
+    state = train(tmp_path / "second", second, evaluate=lambda *_, provenance: {})
+    pretrained, _ = load_variables(whole[0], "pretrain")  # both have trained the same phase
+    for name, tree in pretrained["params"].items():
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], tree)
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, pretrained["batch_stats"])
+    assert state.memory["seen"] == 0 and state.step == 0
+    assert "extra" in state.params and "extra" not in pretrained["params"]
+
+
+def test_where_a_run_started_from_is_kept_with_its_results(tmp_path):
+    train(tmp_path / "first", changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.4}))
+    seen = []
+
+    def evaluate(*arguments, provenance):
+        seen.append(provenance)
+        return {}
+
+    config = changed(
+        **{"pretrained": str(tmp_path / "first"), "pretrain.epochs": 0.3, "finetune.epochs": 0.3}
+    )
+    train(tmp_path / "second", config, evaluate=evaluate)
+    origin = load_variables(tmp_path / "second", "finetune")[1]["pretrained"]  # handed on by the first phase
+    made_by = load_variables(tmp_path / "first")[1]
+    assert origin == load_variables(tmp_path / "second", "pretrain")[1]["pretrained"]
+    assert origin == {
+        "workdir": str(tmp_path / "first"),
+        "phase": "pretrain",
+        "checkpoint_step": 4,
+        "config": provenance(made_by)["config"],
+    }
+    assert [entry["pretrained"] for entry in seen] == [
+        f"{tmp_path / 'first'} pretrain 4 {origin['config']}",
+    ]
+    assert made_by["pretrained"] is None and "pretrained" not in provenance(made_by)
+
+
+def test_a_started_run_goes_on_without_the_one_it_started_from(tmp_path):
+    train(tmp_path / "first", changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.3}))
+    config = start_from(tmp_path / "first")
+    expected = leaves(train(tmp_path / "expected", config))
+    source = ToySource(signal.SIGTERM, PRETRAIN_STEPS + 5)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "second", config, source=source)
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    assert_bits_equal(leaves(train(tmp_path / "second", config)), expected)
+    meta = load_variables(tmp_path / "second")[1]
+    assert meta["pretrained"]["workdir"] == str(tmp_path / "first")
+
+
+def test_starts_that_are_not_possible(tmp_path):
+    train(tmp_path / "first", changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.1}))
+
+    def fails(error, message, config):
+        with pytest.raises(error, match=message):
+            train(tmp_path / "second", config)
+
+    fails(CheckpointError, "nowhere: there is no checkpoint of any phase", start_from(tmp_path / "nowhere"))
+    both = start_from(tmp_path / "first", weights="trunk.npz")
+    fails(ConfigError, r"config.pretrained \(.*first\) and config.weights \(trunk.npz\) both say", both)
+    other = start_from(tmp_path / "first", system="other")
+    fails(ConfigError, "first is the work directory of a toy, but config.system is other", other)
+    assert not (tmp_path / "second").exists()
+    wider = start_from(tmp_path / "first", **{"model.width": 9})
+    fails(
+        CheckpointError,
+        r"(?s)config.pretrained \(.*first\): this is another model than that of phase finetune:.*"
+        r"params/backbone/kernel: float32\[12, 8\] in the checkpoint, float32\[12, 9\] in the model",
+        wider,
+    )
+
+
+def test_data_without_queries_are_trained_on_and_not_evaluated(tmp_path, caplog):
+    config = changed(**{"phases": ("pretrain",), "pretrain.evaluate_every": 4})
+    with caplog.at_level("INFO"):
+        train(tmp_path, config, evaluate=None)
+    assert load_variables(tmp_path)[1]["step"] == PRETRAIN_STEPS
+    assert "toy test: no queries, so nothing is evaluated" in caplog.text
+    assert not (tmp_path / "evaluation").exists() and not (tmp_path / "pretrain" / "best").exists()
+    assert len(numbers(tmp_path)) == PRETRAIN_STEPS == len(read_records(tmp_path / "metrics.jsonl"))

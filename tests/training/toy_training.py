@@ -175,6 +175,7 @@ def toy_config(**changes):
         "seed": 0,
         "precision": "auto",
         "weights": "",
+        "pretrained": "",
         "model": {"width": 8},
         "data": {"source": "toy", "dir": "here"},
         "phases": ("pretrain", "finetune"),

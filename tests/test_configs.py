@@ -1,0 +1,43 @@
+"""What the configurations of pre-training on COCOPersons ask for, number by number."""
+
+import pytest
+
+from configs import spnet_base, spnet_oc, spnet_qc
+from ps_jax.systems import build_system
+from ps_jax.training.phases import model_arguments
+
+
+def test_query_centric_pretraining_on_coco_persons_is_the_papers():
+    config = spnet_qc.get_config("coco_persons")
+    assert config.phases == ("pretrain",) and "finetune" not in config
+    assert (config.data.source, config.data.annotations, config.data.least_people) == ("coco_persons", 100, 0)
+    phase = config.pretrain
+    assert (phase.model.mode, phase.model.pairs_per_batch, phase.model.samples_per_pair) == ("qc", 32, 64)
+    assert (phase.augmentation, phase.crop, phase.views, phase.batch_size) == ("rrc_scale", 512, 2, 8)
+    assert (phase.epochs, phase.learning_rate, phase.weight_decay) == (30, 1e-4, 1e-3)
+    assert (phase.backbone_learning_rate, phase.backbone_weight_decay) == (1e-5, 0)
+    assert (config.model.trunk, config.model.embedding_dim, config.model.reid_dim) == (
+        "convnext_tiny",
+        128,
+        128,
+    )
+
+
+def test_object_centric_pretraining_differs_in_the_path_alone():
+    one, other = spnet_qc.get_config("coco_persons").to_dict(), spnet_oc.get_config("coco_persons").to_dict()
+    first, second = one["pretrain"].pop("model"), other["pretrain"].pop("model")
+    assert one == other
+    assert (second.pop("mode"), second.pop("samples_per_image")) == ("oc", 256)
+    assert (first.pop("mode"), first.pop("pairs_per_batch"), first.pop("samples_per_pair")) == ("qc", 32, 64)
+    assert first == second
+    assert 8 * 256 == 32 * 64  # as many anchors in a batch of 8 scenes
+
+
+@pytest.mark.parametrize("dataset", spnet_base.DATASETS)
+@pytest.mark.parametrize("module", [spnet_qc, spnet_oc])
+def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
+    config = module.get_config(dataset)
+    assert config.is_locked and config.pretrained == ""
+    for name in config.phases:
+        system = build_system(config.system, model_arguments(config, name, num_identities=3))
+        assert system.search_mode == config[name].model.mode
