@@ -11,17 +11,31 @@ from flax import linen as nn
 from ps_jax.backbones.convnext import ConvNeXt as ConvNeXt
 from ps_jax.backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
 from ps_jax.backbones.resnet import ResNet as ResNet
+from ps_jax.backbones.swin import Swin as Swin
 from ps_jax.errors import ConfigError
 
-TRUNKS = ("resnet50", "convnext_tiny", "convnext_base", "mobilenet_v2")
+# Sizes of all Swin Transformers, and the stochastic depth of torchvision's.
+SWIN_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"depths": (2, 2, 6, 2), "width": 96, "heads": 3, "stochastic_depth": 0.2},
+    "small": {"depths": (2, 2, 18, 2), "width": 96, "heads": 3, "stochastic_depth": 0.3},
+    "base": {"depths": (2, 2, 18, 2), "width": 128, "heads": 4, "stochastic_depth": 0.5},
+}
+# What sets each family of them apart.
+SWIN_FAMILIES: dict[str, dict[str, Any]] = {
+    "swin": {},
+    "swin_v2": {"version": 2, "window": 8},
+    "solider_swin": {"semantic_weight": 0.6, "stochastic_depth": 0.1},
+}
+SWINS = tuple(f"{family}_{size}" for family in SWIN_FAMILIES for size in SWIN_SIZES)
+TRUNKS = ("resnet50", "convnext_tiny", "convnext_base", "mobilenet_v2", *SWINS)
 
 
 def build_trunk(name: str, **options: Any) -> nn.Module:
-    """Builds a trunk by its torchvision name.
+    """Builds a trunk by its torchvision name (sizes written out; "solider_swin_..." are SOLIDER's).
 
     Args:
       name: one of `TRUNKS`.
-      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt `stochastic_depth`).
+      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt and Swin `stochastic_depth`).
 
     Returns:
       The Linen module.
@@ -38,4 +52,7 @@ def build_trunk(name: str, **options: Any) -> nn.Module:
         return ConvNeXt(depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024), **options)
     if name == "mobilenet_v2":
         return MobileNetV2(**options)
+    if name in SWINS:
+        family, _, size = name.rpartition("_")
+        return Swin(**(SWIN_SIZES[size] | SWIN_FAMILIES[family] | options))
     raise ConfigError(f"There is no trunk {name!r}. Choose one of: {', '.join(TRUNKS)}.")

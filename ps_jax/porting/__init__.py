@@ -11,6 +11,10 @@ from ps_jax.porting.rules import linear_kernel as linear_kernel
 from ps_jax.porting.rules import linear_rules as linear_rules
 from ps_jax.porting.rules import match_rules as match_rules
 from ps_jax.porting.rules import port_tensors as port_tensors
+from ps_jax.porting.swin import solider_swin_rules as solider_swin_rules
+from ps_jax.porting.swin import solider_swin_stage_rules as solider_swin_stage_rules
+from ps_jax.porting.swin import swin_rules as swin_rules
+from ps_jax.porting.swin import swin_stage_rules as swin_stage_rules
 from ps_jax.porting.tensors import read_tensors as read_tensors
 from ps_jax.porting.trunks import convnext_rules as convnext_rules
 from ps_jax.porting.trunks import convnext_stage_rules as convnext_stage_rules

@@ -40,7 +40,7 @@ def linear_kernel(tensor: np.ndarray) -> np.ndarray:
 
 
 def flatten(tensor: np.ndarray) -> np.ndarray:
-    """(channel, 1, 1) -> (channel), for ConvNeXt's layer scale."""
+    """(channel, 1, 1) -> (channel), for factors of channels or heads."""
     return tensor.reshape(-1)
 
 

@@ -1,4 +1,4 @@
-"""Porting tables of the trunks, under torchvision's names, and loading a trunk's weights.
+"""Porting tables of the trunks, under torchvision's names (Swin: `swin.py`), and loading a trunk's weights.
 
 Each table is a function of the two prefixes, so that the same lines serve a bare trunk ("" and ""), a trunk
 inside a system ("backbone.body." and "trunk/") and a copy of the last stage under another name.
@@ -21,10 +21,11 @@ from ps_jax.porting.rules import (
     linear_rules,
     port_tensors,
 )
+from ps_jax.porting.swin import solider_swin_rules, swin_rules
 from ps_jax.porting.tensors import read_tensors
 
 # Parts of torchvision's classifiers that stand behind the trunk: left out wherever they occur.
-CLASSIFIER_NAMES = ("fc.*", "classifier.*", "head.*")
+CLASSIFIER_NAMES = ("fc.*", "classifier.*", "head.*", "norm.*")
 
 
 def resnet_stage_rules(torch: str, ours: str) -> list[Rule]:
@@ -158,9 +159,11 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
     """Returns the table of a trunk by the name `build_trunk` knows it under.
 
     Args:
-      trunk: "resnet50", "convnext_tiny", "convnext_base" or "mobilenet_v2".
-      names: the names in the checkpoint, by which two ways of writing MobileNetV2 are told apart.
-      torch: prefix in the checkpoint; None is torchvision's own ("" or "features.").
+      trunk: one of `ps_jax.backbones.TRUNKS`.
+      names: the names in the checkpoint, by which two ways of writing MobileNetV2, and files of SOLIDER's trunk
+        alone and with its training heads, are told apart.
+      torch: prefix in the checkpoint; None is torchvision's own ("" or "features."), or SOLIDER's ("" or
+        "backbone.").
       ours: prefix of the trunk's variables without collection, ending in "/" unless empty.
 
     Raises:
@@ -168,9 +171,15 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
     """
     if trunk.startswith("resnet"):
         return resnet_rules(torch or "", ours)
+    if trunk.startswith("solider_swin"):
+        if torch is None:
+            torch = "backbone." if any(name.startswith("backbone.") for name in names) else ""
+        return solider_swin_rules(torch, ours)
     torch = "features." if torch is None else torch
     if trunk.startswith("convnext"):
         return convnext_rules(torch, ours)
+    if trunk.startswith("swin"):
+        return swin_rules(torch, ours)
     if trunk == "mobilenet_v2":
         return mobilenet_v2_rules(torch, ours, flat=is_flat_mobilenet_v2(names, torch))
     raise ConfigError(f"There is no porting table for a trunk {trunk!r}.")
@@ -179,7 +188,7 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
 def port_trunk(
     tensors: Mapping[str, np.ndarray], trunk: str, template: Mapping[str, Any], torch: str | None = None
 ) -> dict[str, Any]:
-    """Carries the tensors of a torchvision checkpoint to a trunk's variables.
+    """Carries the tensors of a torchvision or SOLIDER checkpoint to a trunk's variables.
 
     The classifier's tensors (`CLASSIFIER_NAMES`) are left out, and MobileNetV2's last convolution where the
     template has none.
@@ -188,7 +197,7 @@ def port_trunk(
       tensors: arrays by their name in the checkpoint.
       trunk: the trunk's name, see `trunk_rules`.
       template: the trunk's variables, {"params": ..., "batch_stats": ...}, or their shapes.
-      torch: prefix in the checkpoint; None is torchvision's own.
+      torch: prefix in the checkpoint; None is the file's own, see `trunk_rules`.
 
     Returns:
       The filled variables.
@@ -208,10 +217,10 @@ def load_trunk_weights(
     """Reads a weights file and carries it to a trunk's variables: `read_tensors`, then `port_trunk`.
 
     Args:
-      path: .npz or .safetensors file with torchvision's names.
+      path: .npz or .safetensors file with torchvision's names, or SOLIDER's for its trunks.
       trunk: the trunk's name, see `trunk_rules`.
       template: the trunk's variables, {"params": ..., "batch_stats": ...}, or their shapes.
-      torch: prefix in the checkpoint; None is torchvision's own.
+      torch: prefix in the checkpoint; None is the file's own, see `trunk_rules`.
 
     Returns:
       The filled variables, to be put in the place of the trunk's fresh ones.
