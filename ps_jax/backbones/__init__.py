@@ -1,7 +1,8 @@
 """Trunks: an image in, feature maps of strides 4 to 32 out.
 
 Every trunk is a Linen module with `__call__(image, train) -> {"c2", "c3", "c4", "c5"}`, `channels` (the
-channels of each map) and `last_stage(name)` (a new module like the one from c4 to c5).
+channels of each map) and `last_stage(name)` (a new module like the one from c4 to c5; it has the attribute
+`average_pooled` where its map of a box is summed up by the mean, as SOLIDER's, and not by the maximum).
 """
 
 from typing import Any

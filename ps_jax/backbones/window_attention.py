@@ -38,8 +38,8 @@ def relative_position_index(window: int) -> Int[np.ndarray, "cell cell"]:
 def log_spaced_offsets(window: int) -> Float[np.ndarray, "offset 2"]:
     """The (vertical, horizontal) offsets of that table in the units of version 2, -1.06 .. 1.06.
 
-    An offset of the whole window is 8; then sign(x) log2(1 + |x|) / 3 (Swin Transformer V2, equation 4, in
-    torchvision's normalisation).
+    The largest offset counts as 8; of such x it takes sign(x) log2(1 + |x|) / 3 (Swin Transformer V2, equation 4,
+    in torchvision's normalisation).
     """
     offset = 8 * np.arange(1 - window, window) / (window - 1)
     offset = np.sign(offset) * np.log2(1 + np.abs(offset)) / 3
@@ -64,9 +64,9 @@ def wrapped_pairs(
     for axis in (0, 1):
         wrapped = position[axis] >= window - shifts[axis]
         last = np.arange(counts[axis]) == counts[axis] - 1
-        apart.append(last[:, None, None] & (wrapped[:, None] != wrapped[None, :]))
-    # Combined on the device: as one constant it would take megabytes of the program for large maps.
-    return jnp.asarray(apart[0])[:, None] | jnp.asarray(apart[1])[None, :]
+        # Combined on the device: as one constant it would take megabytes of the program for large maps.
+        apart.append(jnp.asarray(last)[:, None, None] & jnp.asarray(wrapped[:, None] != wrapped[None, :]))
+    return apart[0][:, None] | apart[1][None, :]
 
 
 class WindowAttention(nn.Module):
@@ -162,7 +162,7 @@ class WindowAttention(nn.Module):
 def _unit(x: Float[Array, "*rows depth"]) -> Float[Array, "*rows depth"]:
     """Rows of unit length, or shorter than 1e-12 to begin with, as `torch.nn.functional.normalize`.
 
-    Padded cells are zero in version 2: the length is not taken of them, where its gradient is infinite.
+    Padded cells are zero in version 2; the root of their length is not taken, for its gradient is infinite.
     """
     squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
     return (x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)

@@ -90,7 +90,7 @@ class BoxEmbedder(nn.Module):
     """Embeds boxes from the finest level of a feature pyramid.
 
     RoIAlign to 14x14 (sampling ratio 2, not aligned), the last stage of a trunk, and the global maxima
-    before and after that stage, projected.
+    before and after that stage, projected. Where the stage is `average_pooled` (SOLIDER's) the means instead.
 
     Attributes:
       last_stage: a trunk's `last_stage()`, weights of its own.
@@ -142,7 +142,8 @@ class BoxEmbedder(nn.Module):
             )
             with row_mask(valid):
                 deep = module.last_stage(patches, train)
-            return jnp.max(patches, axis=(1, 2)), jnp.max(deep, axis=(1, 2))
+            pool = jnp.mean if getattr(module.last_stage, "average_pooled", False) else jnp.max
+            return pool(patches, axis=(1, 2)), pool(deep, axis=(1, 2))
 
         shallow, deep = apply_to_existing_rows(pooled, self, features, (boxes, scene), valid, self.axis_name)
         return self.projector(shallow, deep, valid, train)

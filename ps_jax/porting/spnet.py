@@ -8,7 +8,8 @@ import numpy as np
 
 from ps_jax.errors import PortingError
 from ps_jax.porting.rules import Rule, batch_norm_rules, convolution_rules, linear_rules, port_tensors
-from ps_jax.porting.trunks import convnext_rules, convnext_stage_rules, resnet_rules, resnet_stage_rules
+from ps_jax.porting.swin import solider_swin_stage_rules, swin_stage_rules
+from ps_jax.porting.trunks import convnext_stage_rules, resnet_stage_rules, trunk_rules
 from ps_jax.systems import System
 
 # Only in pre-training checkpoints: the momentum branch, its queue, and the branch that keeps ImageNet's classes.
@@ -17,15 +18,33 @@ PRETRAINING_NAMES = (
     "head.moco_*",
     "lwf_backbone.*",
     "backbone.classifier.*",
+    "backbone.norm.*",
+    "backbone.head.*",
     "head.reid_loss.*",
 )
+
+
+def _last_stage_rules(trunk: str, torch: str, ours: str) -> list[Rule]:
+    """Rules of a box embedder's copy of the trunk's last stage.
+
+    Args:
+      trunk: the trunk's name.
+      torch: prefix in the checkpoint, "head.align_emb_head.emb_head.".
+      ours: prefix of the stage's variables without collection, ending in "/".
+    """
+    if trunk.startswith("resnet"):
+        return resnet_stage_rules(f"{torch}head.", ours)
+    if trunk.startswith("solider_swin"):  # the checkpoint holds the whole network once more
+        return [*solider_swin_stage_rules(f"{torch}swin.", ours), Rule(f"{torch}swin.*", None)]
+    stage_rules = convnext_stage_rules if trunk.startswith("convnext") else swin_stage_rules
+    return stage_rules(f"{torch}head.0.", f"{torch}head.1.", ours)
 
 
 def spnet_rules(trunk: str) -> list[Rule]:
     """The table for one trunk.
 
     Args:
-      trunk: "resnet50", "convnext_tiny" or "convnext_base".
+      trunk: one of `ps_jax.backbones.TRUNKS`.
 
     Returns:
       Rules for every tensor of a fine-tuned SPNet-S checkpoint.
@@ -33,18 +52,13 @@ def spnet_rules(trunk: str) -> list[Rule]:
     Raises:
       PortingError: if there are no checkpoints with that trunk.
     """
-    stage, ours_stage = "head.align_emb_head.emb_head.head.", "box_embedder/last_stage/"
-    if trunk.startswith("convnext"):
-        rules = convnext_rules("backbone.body.", "backbone/")
-        rules += convnext_stage_rules(f"{stage}0.", f"{stage}1.", ours_stage)
-    elif trunk.startswith("resnet"):
-        rules = resnet_rules("backbone.body.", "backbone/")
-        rules += resnet_stage_rules(stage, ours_stage)
-    else:
+    if not trunk.startswith(("resnet", "convnext", "swin", "solider_swin")):
         raise PortingError(
-            f"There is no SPNet checkpoint with trunk {trunk!r} to port. Use a ResNet or ConvNeXt trunk."
+            f"There is no SPNet checkpoint with trunk {trunk!r} to port. Use a ResNet, ConvNeXt or Swin trunk."
         )
-
+    body = "backbone.swin." if trunk.startswith("solider_swin") else "backbone.body."
+    rules = trunk_rules(trunk, (), body, "backbone/")
+    rules += _last_stage_rules(trunk, "head.align_emb_head.emb_head.", "box_embedder/last_stage/")
     for index, level in enumerate((3, 4, 5)):
         rules += convolution_rules(f"backbone.fpn.inner_blocks.{index}.0", f"fpn/lateral{level}")
         rules += convolution_rules(f"backbone.fpn.layer_blocks.{index}.0", f"fpn/output{level}")

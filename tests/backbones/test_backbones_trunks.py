@@ -8,23 +8,46 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from ps_jax.backbones import TRUNKS, ConvNeXt, MobileNetV2, ResNet, build_trunk
+from ps_jax.backbones import TRUNKS, ConvNeXt, MobileNetV2, ResNet, Swin, build_trunk
 from ps_jax.errors import ConfigError
 
-# torchvision's own counts, less the classifier.
+# torchvision's own counts, less the classifier and what Swin normalises before it.
 PARAMETERS = {
     "resnet50": 25_557_032 - 2_049_000,
     "convnext_tiny": 28_589_128 - 2 * 768 - 769_000,
     "convnext_base": 88_591_464 - 2 * 1024 - 1_025_000,
     "mobilenet_v2": 3_504_872 - 1_281_000 - (320 * 1280 + 2 * 1280),
+    "swin_tiny": 28_288_354 - 2 * 768 - 769_000,
+    "swin_small": 49_606_258 - 2 * 768 - 769_000,
+    "swin_base": 87_768_224 - 2 * 1024 - 1_025_000,
+    "swin_v2_tiny": 28_351_570 - 2 * 768 - 769_000,
+    "swin_v2_small": 49_737_442 - 2 * 768 - 769_000,
+    "swin_v2_base": 87_930_848 - 2 * 1024 - 1_025_000,
 }
+# SOLIDER's norms of four maps, and scale and shift of what three stages begin with, from two numbers each.
+SOLIDER_EXTRA = {
+    "tiny": 2 * (96 + 192 + 384 + 768) + 6 * (192 + 384 + 768),
+    "small": 2 * (96 + 192 + 384 + 768) + 6 * (192 + 384 + 768),
+    "base": 2 * (128 + 256 + 512 + 1024) + 6 * (256 + 512 + 1024),
+}
+PARAMETERS |= {f"solider_swin_{size}": PARAMETERS[f"swin_{size}"] + n for size, n in SOLIDER_EXTRA.items()}
 # Counted over the tensors that published checkpoints hold for it.
 LAST_STAGE_PARAMETERS = {
     "resnet50": 14_964_736,
     "convnext_tiny": 15_470_592,
     "convnext_base": 27_443_200,
     "mobilenet_v2": 1_269_184,
+    "swin_tiny": 15_366_576,
+    "swin_small": 15_366_576,
+    "swin_base": 27_304_512,
+    "swin_v2_tiny": 15_384_624,
+    "swin_v2_small": 15_384_624,
+    "swin_v2_base": 27_327_552,
+    "solider_swin_tiny": 15_366_576 + 8 * 768,
+    "solider_swin_small": 15_366_576 + 8 * 768,
+    "solider_swin_base": 27_304_512 + 8 * 1024,
 }
+SMALL = ("resnet", "convnext", "mobilenet_v2", "swin", "swin_v2", "solider_swin")
 
 
 def count(tree):
@@ -40,6 +63,10 @@ def small(name, **options):
     """The architecture at a size that runs in a moment."""
     if name == "convnext":
         return ConvNeXt(depths=(1, 1, 2, 1), widths=(4, 8, 12, 16), **options)
+    if name.endswith(("swin", "swin_v2")):
+        options = {"depths": (1, 1, 2, 1), "width": 8, "heads": 2, "window": 4} | options
+        options |= {"swin": {}, "swin_v2": {"version": 2}, "solider_swin": {"semantic_weight": 0.6}}[name]
+        return Swin(**options)
     return MobileNetV2(**options) if name == "mobilenet_v2" else ResNet(depths=(1, 1, 1, 1), **options)
 
 
@@ -118,8 +145,9 @@ def test_training_moves_every_running_statistic_and_evaluation_none(name):
     assert np.abs(trained["c5"] - evaluated["c5"]).max() > 1e-3
 
 
-def test_stochastic_depth_of_convnext_works_in_training_alone_and_grows_with_depth():
-    trunk = small("convnext", stochastic_depth=0.5)
+@pytest.mark.parametrize("name", ["convnext", "swin", "swin_v2"])
+def test_stochastic_depth_works_in_training_alone_and_grows_with_depth(name):
+    trunk = small(name, stochastic_depth=0.5)
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
     _, shapes = shapes_of(trunk, image, False)
     variables = fill(shapes)
@@ -136,11 +164,34 @@ def test_stochastic_depth_of_convnext_works_in_training_alone_and_grows_with_dep
         (0.25, 0.375),
         (0.5,),
     ]
-    assert build_trunk("convnext_tiny").last_stage().stochastic_depth[-1] == 0.1
-    assert build_trunk("convnext_base").last_stage().stochastic_depth[-1] == 0.5
 
 
-@pytest.mark.parametrize("name", ["resnet", "convnext", "mobilenet_v2"])
+@pytest.mark.parametrize("size, rate", [("tiny", 0.1), ("base", 0.5)])
+def test_stochastic_depth_of_convnext_is_torchvisions(size, rate):
+    assert build_trunk(f"convnext_{size}").last_stage().stochastic_depth[-1] == rate
+
+
+@pytest.mark.parametrize("size, rate", [("tiny", 0.2), ("small", 0.3), ("base", 0.5)])
+def test_stochastic_depth_of_swin_is_torchvisions_or_soliders(size, rate):
+    assert build_trunk(f"swin_{size}").last_stage().stochastic_depth[-1] == rate
+    assert build_trunk(f"swin_v2_{size}").last_stage().stochastic_depth[-1] == rate
+    assert build_trunk(f"solider_swin_{size}").last_stage().stochastic_depth[-1] == 0.1
+    assert build_trunk(f"swin_{size}", stochastic_depth=0.0).last_stage().stochastic_depth == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_image_has_the_same_features_alone_and_in_a_batch(name):
+    trunk = small(name)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 96, 3)), jnp.float32)
+    _, shapes = shapes_of(trunk, image, False)
+    variables = fill(shapes)
+    apply = jax.jit(lambda v, image: trunk.apply(v, image, False))
+    alone, together = apply(variables, image[1:2]), apply(variables, image)
+    for level, value in alone.items():
+        np.testing.assert_allclose(value[0], together[level][1], atol=1e-5 * np.abs(value).max())
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_variables(name):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 3)), jnp.float32)
     _, shapes = shapes_of(small(name), image, False)

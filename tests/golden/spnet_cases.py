@@ -13,12 +13,21 @@ from ps_jax.systems import System, build_system
 LEVELS = {"feat_res3": "p3", "feat_res4": "p4", "feat_res5": "p5", "p6": "p6", "p7": "p7"}
 
 
+def trunk_name(model: str, architecture: str) -> str:
+    """Our name of a trunk that the authors call by two."""
+    if model.endswith("swin"):  # swin_b of "swin" and of "solider_swin"
+        family, _, size = architecture.rpartition("_")
+        prefix = "solider_" if model.startswith("solider") else ""
+        return f"{prefix}{family}_" + {"t": "tiny", "s": "small", "b": "base"}[size]
+    return "resnet50" if model == "resnet" else architecture
+
+
 def spnet_system(golden: Golden) -> System:
     """The system as configured in `meta`: sampling by the fixed permutation, no stochastic depth."""
     config = golden.meta["config"]
     model: dict[str, Any] = {
         "num_identities": golden.meta["lut"],
-        "trunk": {"resnet": "resnet50"}.get(config["model"], config["backbone_arch"]),
+        "trunk": trunk_name(config["model"], config["backbone_arch"]),
         "mode": config["train_mode"],
         "embedding_dim": config["emb_dim"],
         "reid_dim": config["emb_reid_dim"],
@@ -30,7 +39,7 @@ def spnet_system(golden: Golden) -> System:
         "clip_to_first_scene": True,
         "order": golden_order,
     }
-    if config["model"] == "convnext":
+    if config["model"] != "resnet":
         model["stochastic_depth"] = 0.0
     if config["train_mode"] == "oc":
         model["samples_per_image"] = config["subsample_per_image"]

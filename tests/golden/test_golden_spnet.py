@@ -44,10 +44,15 @@ def _check_detections(golden: Golden, prefix: str, detections) -> None:
 
 
 @pytest.mark.parametrize(
-    "item", ["spnet_s_convnext_tiny_eval", pytest.param("spnet_s_resnet50_eval", marks=slow)]
+    "item",
+    [
+        "spnet_s_convnext_tiny_eval",
+        pytest.param("spnet_s_resnet50_eval", marks=slow),
+        pytest.param("spnet_s_swin_b_eval", marks=slow),
+    ],
 )
 def test_object_centric_evaluation(golden_dir, item):
-    golden = load_golden(golden_dir, item)
+    golden = load_golden(golden_dir, item, kept="swin" not in item)
     system = spnet_system(golden)
     variables = spnet_variables(golden, system)
     scenes = padded_scenes([golden.input("image")])

@@ -1,4 +1,4 @@
-"""Trunks against the numbers of torchvision and of SOLIDER: the four maps, the gradient of the image and of every weight."""
+"""Trunks against torchvision's and SOLIDER's numbers: four maps, the gradients of the image and of every weight."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ def float32_norm(x: np.ndarray) -> float:
         ("convnext_tiny", "bb_convnext_tiny"),
         ("mobilenet_v2", "bb_mobilenet_v2"),
         ("swin_tiny", "bb_swin_t"),
+        ("swin_v2_tiny", "bb_swin_v2_t"),
         ("solider_swin_tiny", "bb_solider_swin_tiny"),
         pytest.param("convnext_base", "bb_convnext_base", marks=pytest.mark.slow),
         pytest.param("swin_base", "bb_swin_b", marks=pytest.mark.slow),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from kernels.roi_align import roi_align
 from ps_jax.backbones import MobileNetV2
 from ps_jax.heads import BoxEmbedder, ReidProjector
 from ps_jax.heads.row_capacity import apply_to_existing_rows, capacities
@@ -99,6 +100,36 @@ def test_padded_boxes_do_not_count_in_a_stage_with_batch_normalisation():
     # Statistics moved at all: the mask reached the stage's own normalisations, not only the projector's.
     moved = changed["batch_stats"]["last_stage"]["block0"]["expand"]["norm"]["mean"]
     assert float(jnp.abs(moved).max()) > 0
+
+
+class _Unchanged(nn.Module):
+    """A stage that changes nothing."""
+
+    average_pooled: bool
+
+    def __call__(self, x, train):
+        return x
+
+
+@pytest.mark.parametrize("average_pooled, pool", [(False, jnp.max), (True, jnp.mean)])
+def test_boxes_are_pooled_as_the_stage_says(average_pooled, pool):
+    module = BoxEmbedder(_Unchanged(average_pooled), dimension=4)
+    features = jax.random.normal(jax.random.key(0), (1, 6, 6, 3))
+    arguments = (jnp.asarray([[4.0, 8, 40, 44]]), jnp.zeros(1, jnp.int32), jnp.ones(1, bool), False)
+    variables = module.init(jax.random.key(1), features, *arguments)
+    patch = roi_align(
+        features,
+        *arguments[:2],
+        output_size=(14, 14),
+        spatial_scale=1 / 8,
+        sampling_ratio=2,
+        aligned=False,
+        max_sampling=None,
+    )
+    pooled = pool(patch, axis=(1, 2))
+    projector = {name: tree["projector"] for name, tree in variables.items()}
+    expected = ReidProjector(4).apply(projector, pooled, pooled, arguments[2], False)
+    np.testing.assert_allclose(module.apply(variables, features, *arguments), expected, rtol=1e-5)
 
 
 def test_projector_uses_running_statistics_for_a_single_row():

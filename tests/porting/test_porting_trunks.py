@@ -14,17 +14,22 @@ from PIL import Image
 from ps_jax.backbones import build_trunk
 from ps_jax.errors import ConfigError, PortingError
 from ps_jax.porting import (
+    Rule,
     convnext_stage_rules,
     load_trunk_weights,
     mobilenet_v2_stage_rules,
     port_tensors,
     port_trunk,
     resnet_stage_rules,
+    solider_swin_stage_rules,
+    swin_stage_rules,
     trunk_rules,
 )
+from ps_jax.porting.swin import unfolded_kernel, unfolded_vector
 
 # The checkpoint's name of the last stage inside each trunk, and of its copy in a box embedder.
 COPY = "head.align_emb_head.emb_head.head."
+GOLDEN = {"swin_tiny": "bb_swin_t", "swin_v2_tiny": "bb_swin_v2_t"}  # files under torchvision's names
 
 
 def shapes_of(trunk, **options):
@@ -39,13 +44,16 @@ def stage_shapes(trunk):
 
 
 def checkpoint(golden_dir, trunk):
-    """Every tensor of a torchvision file, the classifier's and the counters of batches too."""
-    golden = load_golden(golden_dir, f"bb_{trunk}")
+    """Every tensor of a published file, the classifier's and the counters and indices too."""
+    golden = load_golden(golden_dir, GOLDEN.get(trunk, f"bb_{trunk}"))
     counters = {name: np.zeros(shape, np.int64) for name, shape in golden.meta["untouched"]}
     return golden.params() | counters
 
 
-@pytest.mark.parametrize("trunk", ["resnet50", "convnext_tiny", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "trunk",
+    ["resnet50", "convnext_tiny", "mobilenet_v2", "swin_tiny", "swin_v2_tiny", "solider_swin_tiny"],
+)
 def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     tensors = checkpoint(golden_dir, trunk)
     whole = port_trunk(tensors, trunk, shapes_of(trunk))
@@ -55,6 +63,12 @@ def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     elif trunk == "convnext_tiny":
         renamed = {"features.6.": f"{COPY}0.", "features.7.": f"{COPY}1."}
         rules = convnext_stage_rules(f"{COPY}0.", f"{COPY}1.", "")
+    elif trunk.startswith("swin"):
+        renamed = {"features.6.": f"{COPY}0.", "features.7.": f"{COPY}1."}
+        rules = swin_stage_rules(f"{COPY}0.", f"{COPY}1.", "")
+    elif trunk == "solider_swin_tiny":  # the copy is of the whole network
+        renamed = {"": COPY}
+        rules = [*solider_swin_stage_rules(COPY, ""), Rule(f"{COPY}*", None)]
     else:
         renamed = {f"features.{14 + index}.": f"{COPY}{index}." for index in range(4)}
         rules = mobilenet_v2_stage_rules(COPY, "", first=0)
@@ -67,7 +81,7 @@ def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     stage = port_tensors(copied, rules, stage_shapes(trunk))
     for collection, variables in stage.items():
         chex.assert_trees_all_equal(variables, whole[collection]["stage4"])
-    assert "batch_stats" in stage or trunk == "convnext_tiny"
+    assert ("batch_stats" in stage) == (trunk in ("resnet50", "mobilenet_v2"))
 
 
 def test_the_two_ways_of_writing_mobilenet_v2_are_one(golden_dir):
@@ -89,6 +103,29 @@ def test_the_two_ways_of_writing_mobilenet_v2_are_one(golden_dir):
     chex.assert_trees_all_equal(
         port_trunk(flat, "mobilenet_v2", template), port_trunk(nested, "mobilenet_v2", template)
     )
+
+
+def test_merged_cells_of_solider_change_their_order():
+    """Its four cells lie side by side for each channel, ours are maps one after the other."""
+    rng = np.random.default_rng(0)
+    cells, kernel = (
+        rng.normal(size=(2, 2, 5)),
+        rng.normal(size=(3, 20)),
+    )  # (row, column, channel), (out, merged)
+    theirs = cells.transpose(2, 0, 1).reshape(-1)
+    ours = np.concatenate([cells[row, column] for column in (0, 1) for row in (0, 1)])
+    np.testing.assert_allclose(ours @ unfolded_kernel(kernel), kernel @ theirs)
+    np.testing.assert_array_equal(unfolded_vector(theirs), ours)
+
+
+def test_soliders_trunk_is_found_alone_and_beside_its_training_heads(golden_dir, tmp_path):
+    trunk = "solider_swin_tiny"
+    alone = checkpoint(golden_dir, trunk)
+    beside = {f"backbone.{name}": tensor for name, tensor in alone.items()}
+    np.savez(tmp_path / "weights.npz", **beside, **{"head.last_layer.weight_v": np.zeros((4, 4), np.float32)})
+    template = shapes_of(trunk)
+    loaded = load_trunk_weights(tmp_path / "weights.npz", trunk, template)
+    chex.assert_trees_all_equal(loaded, port_trunk(alone, trunk, template))
 
 
 def test_a_file_of_another_trunk_is_refused_with_every_name(golden_dir, tmp_path):

@@ -1,5 +1,6 @@
 """The porting table of SPNet-S, on the names of its authors' checkpoints."""
 
+import chex
 import numpy as np
 import pytest
 from golden_recipe import load_golden
@@ -30,6 +31,31 @@ def test_every_name_of_a_checkpoint_has_its_place(case):
     assert variables["memory"]["lookup_table"].all() and variables["memory"]["queue_header"] == 0
 
 
+@pytest.mark.parametrize(
+    "trunk, item", [("swin_tiny", "bb_swin_t"), ("solider_swin_tiny", "bb_solider_swin_tiny")]
+)
+def test_every_name_of_a_checkpoint_with_a_swin_trunk_has_its_place(golden_dir, case, trunk, item):
+    """Both are as wide as ConvNeXt-T, so the rest of the checkpoint is that of the other tests."""
+    convnext, tensors = case
+    system = convnext.changed(trunk=trunk)
+    body, embedder = "backbone.body.", "head.align_emb_head.emb_head."
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith((body, embedder))}
+    golden = load_golden(golden_dir, item)
+    of_trunk = golden.params() | {name: np.zeros(shape, int) for name, shape in golden.meta["untouched"]}
+    if trunk.startswith("solider"):  # the whole network, twice
+        for prefix in ("backbone.swin.", f"{embedder}swin."):
+            tensors |= {prefix + name: tensor for name, tensor in of_trunk.items()}
+    else:
+        for name, tensor in of_trunk.items():
+            if name.startswith("features."):
+                name = name.removeprefix("features.")
+                tensors[body + name] = tensor
+                if name.startswith(("6.", "7.")):
+                    tensors[f"{embedder}head.{int(name[0]) - 6}{name[1:]}"] = tensor
+    params = port_spnet(tensors, system)["params"]
+    chex.assert_trees_all_equal(params["box_embedder"]["last_stage"], params["backbone"]["stage4"])
+
+
 def test_pretraining_checkpoints_leave_the_memory_empty(case):
     system, tensors = case
     pretrained = {name: tensor for name, tensor in tensors.items() if "reid_loss" not in name}
@@ -40,6 +66,8 @@ def test_pretraining_checkpoints_leave_the_memory_empty(case):
         "head.reid_loss.train_reid_loss.label_cq",
         "lwf_backbone.body.0.0.weight",
         "backbone.classifier.2.weight",
+        "backbone.norm.weight",
+        "backbone.head.fc.weight",
     ):
         pretrained[name] = np.ones(3, np.float32)
     variables = port_spnet(pretrained, system)
