@@ -163,9 +163,18 @@ class System:
             for name, tree in params.items()
         }
 
-    def after_step(self, state: Any) -> Any:
-        """What a system does to the training state after each optimiser step; nothing by default."""
-        return state
+    def after_step(self, before: Any, after: Any) -> Any:
+        """What a system does to the training state after each optimiser step; nothing by default.
+
+        Args:
+          before: the state that the step began with; its parameters made the losses.
+          after: the state after the optimiser step.
+
+        Returns:
+          The state that the next step begins with.
+        """
+        del before
+        return after
 
     def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, PyTree]:
         """Variables whose trunk has the given ones, for example ported ImageNet weights.

@@ -21,12 +21,20 @@ from ps_jax.boxes.sampling import Order
 from ps_jax.errors import ConfigError
 from ps_jax.heads import AnchorEmbedder, BoxEmbedder, BoxRegressor, Bridge
 from ps_jax.interface import Detections, People, Scenes
-from ps_jax.losses import InstanceMemory, giou_loss, oim_loss, sigmoid_focal_loss, update_memory
+from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import gather_rows, sum_over_devices
+from ps_jax.systems._devices import sum_over_devices
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
+from ps_jax.systems._spnet_reid import (
+    MOMENTUM_ENCODER,
+    EmbeddedBoxes,
+    copy_encoder,
+    follow_encoder,
+    instance_matching_loss,
+    momentum_queue_loss,
+)
 from ps_jax.systems._system import System, Variables
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
@@ -55,7 +63,14 @@ class SPNet(nn.Module):
       pairs_per_batch: query-centric: query-scene pairs of a batch.
       samples_per_pair: query-centric: anchors of a pair that go on to box regression.
       reid_iou: overlap with its person from which a predicted box counts for re-identification.
-      oim_scale, oim_momentum, queue_size: of online instance matching; slots for unknown people.
+      reid_objective: re-identification loss, "oim" (online instance matching) or "queue" (contrast with a queue
+        of momentum embeddings, for pre-training).
+      oim_scale: inverse temperature of either.
+      oim_momentum: of the lookup table of online instance matching.
+      queue_size: slots of the queue; for unknown people with "oim", for everybody with "queue".
+      encoder_momentum: with "queue", weight of the old parameters when the momentum encoder moves in a step.
+      start_from_momentum_encoder: begin a phase with the momentum encoder of the phase before, not with the
+        encoder that was trained.
       top_anchors, query_top_anchors: anchors looked at in detection, and for each query in a search.
       score_threshold: least score of a detection.
       detections_per_scene: candidates for non-maximum suppression, so at most this many detections.
@@ -85,9 +100,12 @@ class SPNet(nn.Module):
     pairs_per_batch: int = 32
     samples_per_pair: int = 64
     reid_iou: float = 0.7
+    reid_objective: str = "oim"
     oim_scale: float = 30.0
     oim_momentum: float = 0.5
     queue_size: int = 5000
+    encoder_momentum: float = 0.9999
+    start_from_momentum_encoder: bool = False
     top_anchors: int = 1000
     query_top_anchors: int = 100
     score_threshold: float = 0.5
@@ -103,6 +121,11 @@ class SPNet(nn.Module):
             raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
         if self.mode == "qc":
             self._check_queries()
+        if self.reid_objective not in ("oim", "queue"):
+            raise ConfigError(
+                f"reid_objective is {self.reid_objective!r}. Use 'oim' (online instance matching) or 'queue' "
+                "(momentum queue)."
+            )
         options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         if self.stochastic_depth is not None:
             options["stochastic_depth"] = self.stochastic_depth
@@ -118,13 +141,18 @@ class SPNet(nn.Module):
         # One for each stage; a cascade would add more.
         self.bridge = [Bridge()]
         self.regression_head = [BoxRegressor()]
-        self.lookup_table = self.variable(
-            "memory", "lookup_table", jnp.zeros, (self.num_identities, self.reid_dim), jnp.float32
-        )
-        self.queue = self.variable(
-            "memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32
-        )
-        self.queue_header = self.variable("memory", "queue_header", jnp.zeros, (), jnp.int32)
+        self.queue = self._memory("queue", (self.queue_size, self.reid_dim), jnp.float32)
+        self.queue_header = self._memory("queue_header", (), jnp.int32)
+        if self.reid_objective == "oim":
+            self.lookup_table = self._memory(
+                "lookup_table", (self.num_identities, self.reid_dim), jnp.float32
+            )
+        else:
+            self.queue_person = self._memory("queue_person", (self.queue_size,), jnp.int32)
+            self.queue_age = self._memory("queue_age", (self.queue_size,), jnp.int32)
+
+    def _memory(self, name: str, shape: tuple[int, ...], dtype: Any) -> nn.Variable:
+        return self.variable("memory", name, jnp.zeros, shape, dtype)
 
     def _check_queries(self) -> None:
         """Raises ConfigError where re-identification embeddings cannot serve as queries."""
@@ -213,25 +241,21 @@ class SPNet(nn.Module):
         loss = giou_loss(decode(deltas, anchors), targets)
         return jnp.sum(jnp.where(positive, loss, 0.0)) / self._count(positive)
 
-    def reid_loss(self, groups: list[tuple[Array, Array, Array]]) -> Float[Array, ""]:
-        """Online instance matching, the mean over all boxes; updates the memory.
+    def reid_loss(self, scenes: Scenes, groups: list[EmbeddedBoxes]) -> Float[Array, ""]:
+        """The re-identification loss, mean over all boxes; updates the memory.
 
         Args:
-          groups: sets of boxes, each (embedding f32[row, box, D], identity i32[row, box], valid bool[row, box]).
-            The memory is updated set by set, row by row, in the order of the global batch.
+          scenes: the batch.
+          groups: sets of boxes, the last one all annotated people. With online instance matching the memory is
+            updated set by set, row by row, in the order of the global batch.
 
         Returns:
           The loss.
         """
-        groups = [(e.reshape(-1, e.shape[-1]), i.reshape(-1), v.reshape(-1)) for e, i, v in groups]
-        memory = InstanceMemory(self.lookup_table.value, self.queue.value, self.queue_header.value)
-        embedding, identity, valid = map(jnp.concatenate, zip(*groups, strict=True))
-        loss = oim_loss(embedding, identity, valid, memory, self.oim_scale)
-
-        gathered = [gather_rows(jax.lax.stop_gradient(group), self.axis_name) for group in groups]
-        embedding, identity, gathered_valid = map(jnp.concatenate, zip(*gathered, strict=True))
-        memory = update_memory(memory, embedding, identity, gathered_valid, self.oim_momentum)
-        self.lookup_table.value, self.queue.value, self.queue_header.value = memory
+        if self.reid_objective == "oim":
+            loss, valid = instance_matching_loss(self, groups)
+        else:
+            loss, valid = momentum_queue_loss(self, scenes, groups)
         return jnp.sum(loss) / self._count(valid)
 
     def _count(self, mask: Bool[Array, "..."]) -> Float[Array, ""]:
@@ -273,21 +297,51 @@ class SPNetSystem(System):
     def init(self, rng, scenes, people):
         """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""
         variables = super().init(rng, scenes, people)
-        return _copy_last_stage(variables)
+        return self._with_momentum_encoder(_copy_last_stage(variables))
+
+    def _initialise(self, rng):
+        return self._with_momentum_encoder(super()._initialise(rng))
+
+    def _with_momentum_encoder(self, variables: Variables) -> dict[str, Any]:
+        """The variables with a momentum encoder equal to the trained one, where there is to be one."""
+        if self.module.reid_objective != "queue":
+            return dict(variables)
+        return {**variables, "memory": {**variables["memory"], MOMENTUM_ENCODER: copy_encoder(variables)}}
 
     def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, Any]:
-        """See `System.with_trunk`. The box embedder's stage becomes a copy of the new trunk's last stage."""
-        return _copy_last_stage(super().with_trunk(variables, trunk))
+        """See `System.with_trunk`. The copies of the trunk or of its last stage become copies of the new one."""
+        return self._with_momentum_encoder(_copy_last_stage(super().with_trunk(variables, trunk)))
+
+    def after_step(self, before, after):
+        """See `System.after_step`. The momentum encoder follows the parameters that the step began with."""
+        if self.module.reid_objective != "queue":
+            return after
+        encoder = follow_encoder(
+            after.memory[MOMENTUM_ENCODER], before.params, self.module.encoder_momentum
+        )
+        return after.replace(memory={**after.memory, MOMENTUM_ENCODER: encoder})
 
     def transfer(
         self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
     ) -> dict[str, Any]:
-        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero."""
+        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero.
+
+        Raises:
+          ConfigError: if the phase is to start from a momentum encoder and the one before had none.
+        """
         variables = super().transfer(pretrained, fresh)
+        if self.module.start_from_momentum_encoder:
+            if MOMENTUM_ENCODER not in pretrained["memory"]:
+                raise ConfigError(
+                    "start_from_momentum_encoder is set, but the phase before has no momentum encoder. "
+                    "Train that phase with reid_objective 'queue', or leave this option out."
+                )
+            for name, tree in pretrained["memory"][MOMENTUM_ENCODER].items():
+                variables[name] = {**variables[name], **tree}
         if pretrained_by is not None and pretrained_by.module.mode == "qc":
             bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
             variables["params"] = {**variables["params"], **bridges}
-        return variables
+        return self._with_momentum_encoder(variables)
 
 
 def _copy_last_stage(variables: Variables) -> dict[str, Any]:

@@ -106,8 +106,8 @@ class ToySystem:
             for name, tree in params.items()
         }
 
-    def after_step(self, state):
-        return state
+    def after_step(self, before, after):
+        return after
 
     def with_trunk(self, variables, trunk):
         return variables | {"params": variables["params"] | {"backbone": trunk["params"]}}
