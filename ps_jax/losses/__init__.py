@@ -1,5 +1,7 @@
 """Losses, element by element or row by row; the systems sum, weight and normalise them."""
 
+from ps_jax.losses.distillation import distillation_loss as distillation_loss
+from ps_jax.losses.distillation import released_distillation_loss as released_distillation_loss
 from ps_jax.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ps_jax.losses.giou import giou_loss as giou_loss
 from ps_jax.losses.momentum_queue import MomentumQueue as MomentumQueue

@@ -90,15 +90,14 @@ def object_centric_losses(
     accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
     accurate &= sampled & jnp.any(people.valid, axis=1)[:, None]
     annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
-    embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
     scene = jnp.arange(people.valid.shape[0])
-    terms["reid"] = model.reid_loss(
-        scenes,
-        [
-            EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate),
-            EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid),
-        ],
-    )
+    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    if not model.reid_gt_only:
+        embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
+        groups.insert(0, EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate))
+        model.sow("intermediates", "reid_embedding", embedding)
+        model.sow("intermediates", "reid_valid", accurate)
+    terms["reid"] = model.reid_loss(scenes, groups)
 
     model.sow("intermediates", "anchor_logits", logits)
     model.sow("intermediates", "matched", matched)
@@ -109,6 +108,4 @@ def object_centric_losses(
     model.sow("intermediates", "target_person", target_person)
     model.sow("intermediates", "deltas", deltas)
     model.sow("intermediates", "people_embedding", annotated)
-    model.sow("intermediates", "reid_embedding", embedding)
-    model.sow("intermediates", "reid_valid", accurate)
     return terms

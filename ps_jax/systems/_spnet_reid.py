@@ -6,7 +6,7 @@ slowly (He et al., "Momentum Contrast", CVPR 2020), embeds the same boxes, and t
 person, known or not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -58,11 +58,12 @@ def instance_matching_loss(
       Loss of every box, and which of them exist.
     """
     memory = InstanceMemory(model.lookup_table.value, model.queue.value, model.queue_header.value)
-    embedding, identity, valid = _rows([(g.embedding, g.identity, g.valid) for g in groups])
+    boxes = [(g.embedding, g.identity, g.valid) for g in groups]
+    embedding, identity, valid = _rows(boxes)
     loss = oim_loss(embedding, identity, valid, memory, model.oim_scale)
 
-    everybody = _rows([(g.embedding, g.identity, g.valid) for g in groups], model.axis_name)
-    memory = update_memory(memory, *everybody, model.oim_momentum)
+    everybody, identity, exists = _rows(boxes, model.axis_name)
+    memory = update_memory(memory, everybody, identity, exists, model.oim_momentum)
     model.lookup_table.value, model.queue.value, model.queue_header.value = memory
     return loss, valid
 
@@ -103,7 +104,7 @@ def momentum_queue_loss(
     return loss, valid
 
 
-def _rows(groups: list[tuple[Array, ...]], axis_name: str | None = None) -> tuple[Array, ...]:
+def _rows(groups: Sequence[tuple[Array, ...]], axis_name: str | None = None) -> tuple[Array, ...]:
     """Joins groups of [row, box, ...] arrays to [all boxes, ...] ones, with an axis name those of all devices."""
     flat = [tuple(x.reshape(-1, *x.shape[2:]) for x in group) for group in groups]
     if axis_name is not None:
@@ -125,7 +126,7 @@ def _momentum_embeddings(model: "SPNet", scenes: Scenes, groups: list[EmbeddedBo
             for group in reversed(groups)
         ][::-1]
 
-    variables = jax.lax.stop_gradient(model.get_variable("memory", MOMENTUM_ENCODER))
+    variables: Mapping[str, PyTree] = jax.lax.stop_gradient(model.get_variable("memory", MOMENTUM_ENCODER))
     streams = ("stochastic_depth",) if model.has_rng("stochastic_depth") else ()
     embeddings, changed = model.clone(parent=None).apply(
         {**variables, "memory": model.variables["memory"]},

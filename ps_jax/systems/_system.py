@@ -176,15 +176,24 @@ class System:
         del before
         return after
 
-    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, PyTree]:
+    @property
+    def needs_weights(self) -> bool:
+        """Whether training makes no sense from scratch: it needs the weights of a trained trunk."""
+        return False
+
+    def with_trunk(
+        self, variables: Variables, trunk: Variables, classifier: Variables | None = None
+    ) -> dict[str, PyTree]:
         """Variables whose trunk has the given ones, for example ported ImageNet weights.
 
         Args:
           variables: as `init` makes them.
           trunk: {"params"} and, where the trunk has statistics, {"batch_stats"} of the trunk module alone.
+          classifier: the same of the classifier behind it, for a system that has one.
         """
+        parts = {"backbone": trunk, "classifier": classifier or {}}
         return {
-            name: {**tree, "backbone": trunk[name]} if "backbone" in tree else tree
+            name: tree | {part: new[name] for part, new in parts.items() if part in tree and name in new}
             for name, tree in variables.items()
         }
 

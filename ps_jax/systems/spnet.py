@@ -25,9 +25,11 @@ from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
 from ps_jax.systems._devices import sum_over_devices
+from ps_jax.systems._spnet_lwf import CLASSIFIER, FORMS, TEACHER, copy_teacher, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
 from ps_jax.systems._spnet_reid import (
+    ENCODER_PARTS,
     MOMENTUM_ENCODER,
     EmbeddedBoxes,
     copy_encoder,
@@ -36,6 +38,14 @@ from ps_jax.systems._spnet_reid import (
     momentum_queue_loss,
 )
 from ps_jax.systems._system import System, Variables
+from ps_jax.systems._trunk_tuning import (
+    BACKBONE,
+    LORA,
+    check_tuning,
+    low_rank_factors,
+    merge_lora,
+    trained_trunk,
+)
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
 ANCHOR_SIZES = tuple(
@@ -69,8 +79,16 @@ class SPNet(nn.Module):
       oim_momentum: of the lookup table of online instance matching.
       queue_size: slots of the queue; for unknown people with "oim", for everybody with "queue".
       encoder_momentum: with "queue", weight of the old parameters when the momentum encoder moves in a step.
+      reid_gt_only: only annotated boxes count for re-identification, no predicted ones.
+      reid_only: train by the re-identification loss alone.
       start_from_momentum_encoder: begin a phase with the momentum encoder of the phase before, not with the
         encoder that was trained.
+      backbone_tuning: what of the trunk is trained: "full", "frozen", "norm" (its layer normalisation), "lora"
+        (factors of rank 1 beside its linear layers) or "lora_linear" (these and the linear layers, as the released
+        code does). The box embedder's copy of the last stage is always trained.
+      lwf: learning without forgetting of the trunk's ImageNet classes, "none", "kl" (the usual distillation) or
+        "bce" (as the released code computes it).
+      lwf_temperature: of its probabilities.
       top_anchors, query_top_anchors: anchors looked at in detection, and for each query in a search.
       score_threshold: least score of a detection.
       detections_per_scene: candidates for non-maximum suppression, so at most this many detections.
@@ -105,7 +123,12 @@ class SPNet(nn.Module):
     oim_momentum: float = 0.5
     queue_size: int = 5000
     encoder_momentum: float = 0.9999
+    reid_gt_only: bool = False
+    reid_only: bool = False
     start_from_momentum_encoder: bool = False
+    backbone_tuning: str = "full"
+    lwf: str = "none"
+    lwf_temperature: float = 2.0
     top_anchors: int = 1000
     query_top_anchors: int = 100
     score_threshold: float = 0.5
@@ -126,10 +149,14 @@ class SPNet(nn.Module):
                 f"reid_objective is {self.reid_objective!r}. Use 'oim' (online instance matching) or 'queue' "
                 "(momentum queue)."
             )
+        if self.lwf not in FORMS:
+            raise ConfigError(f"lwf is {self.lwf!r}. Use one of: {', '.join(FORMS)}.")
         options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         if self.stochastic_depth is not None:
             options["stochastic_depth"] = self.stochastic_depth
         self.backbone = build_trunk(self.trunk, **options)
+        if self.lwf != "none":
+            self.classifier = self.backbone.classifier(name=None)
         # As wide as the input of the last stage, a copy of which looks at pyramid features.
         self.fpn = FeaturePyramid(self.backbone.channels["c4"], dtype=self.dtype)
         self.anchor_embedder = AnchorEmbedder(
@@ -169,13 +196,23 @@ class SPNet(nn.Module):
         offsets = self.bridge[0](self.anchor_embedder(pyramid))
         self.regression_head[0](offsets)
         self.embed_boxes(pyramid, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool), train=False)
+        if self.lwf != "none":
+            self.classify(self.trunk_features(scenes, train=False), train=False)
 
     # Parts that both paths share
 
+    def trunk_features(self, scenes: Scenes, train: bool) -> dict[str, Array]:
+        """The trunk's maps c2 .. c5 of the normalised images."""
+        image = jnp.asarray(scenes.image)
+        return self.backbone(image if self.dtype is None else image.astype(self.dtype), train)
+
     def features(self, scenes: Scenes, train: bool) -> dict[str, Array]:
         """Feature pyramid p3 .. p7 of the normalised images."""
-        image = jnp.asarray(scenes.image)
-        return self.fpn(self.backbone(image if self.dtype is None else image.astype(self.dtype), train))
+        return self.fpn(self.trunk_features(scenes, train))
+
+    def classify(self, features: Mapping[str, Array], train: bool) -> Float[Array, "batch category"]:
+        """Logits of ImageNet's classes from the trunk's maps; only with `lwf`."""
+        return self.classifier(features["c5"], train)
 
     def anchors(self, scenes: Scenes, pyramid: dict[str, Array]) -> Float[Array, "anchor 4"]:
         """Anchors of every scene of the batch: all are padded to one size, and the strides are that size's."""
@@ -214,9 +251,15 @@ class SPNet(nn.Module):
         """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""
         people = jax.tree.map(jnp.asarray, people)
         path = object_centric_losses if self.mode == "oc" else query_centric_losses
-        pyramid = self.features(scenes, train=True)
+        features = self.trunk_features(scenes, train=True)
+        pyramid = self.fpn(features)
         self.sow("intermediates", "pyramid", pyramid)
-        return path(self, pyramid, scenes, people, self.make_rng("sampling"))
+        terms = path(self, pyramid, scenes, people, self.make_rng("sampling"))
+        if self.reid_only:
+            terms = {"reid": terms["reid"]}
+        if self.lwf != "none":
+            terms["lwf"] = forgetting_loss(self, scenes, features)
+        return terms
 
     def anchor_loss(
         self,
@@ -296,40 +339,78 @@ class SPNetSystem(System):
 
     def init(self, rng, scenes, people):
         """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""
-        variables = super().init(rng, scenes, people)
-        return self._with_momentum_encoder(_copy_last_stage(variables))
+        return self._with_copies(_copy_last_stage(super().init(rng, scenes, people)))
 
     def _initialise(self, rng):
-        return self._with_momentum_encoder(super()._initialise(rng))
+        variables = super()._initialise(rng)
+        check_tuning(self.module.backbone_tuning, variables)
+        if self.module.backbone_tuning.startswith("lora"):
+            factors = low_rank_factors(jax.random.fold_in(rng, 0), variables["params"][BACKBONE])
+            variables["params"] = {**variables["params"], LORA: factors}
+        return self._with_copies(variables)
 
-    def _with_momentum_encoder(self, variables: Variables) -> dict[str, Any]:
-        """The variables with a momentum encoder equal to the trained one, where there is to be one."""
-        if self.module.reid_objective != "queue":
-            return dict(variables)
-        return {**variables, "memory": {**variables["memory"], MOMENTUM_ENCODER: copy_encoder(variables)}}
+    def _with_copies(self, variables: Variables) -> dict[str, Any]:
+        """The variables with a momentum encoder and a teacher, where wanted, equal to what is trained."""
+        memory, trained = dict(variables["memory"]), self._merged(variables)
+        if self.module.reid_objective == "queue":
+            memory[MOMENTUM_ENCODER] = copy_encoder(trained)
+        if self.module.lwf != "none":
+            memory[TEACHER] = copy_teacher(trained)
+        return {**variables, "memory": memory}
 
-    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, Any]:
+    def _merged(self, variables: Variables) -> dict[str, Any]:
+        """The variables as the module takes them, low-rank changes added to the trunk."""
+        return {**variables, "params": merge_lora(variables["params"])}
+
+    def losses(self, variables, scenes, people, rng):
+        """See `System.losses`."""
+        return super().losses(self._merged(variables), scenes, people, rng)
+
+    def _apply(self, method, variables, scenes, *arguments):
+        return super()._apply(method, self._merged(variables), scenes, *arguments)
+
+    def trainable(self, params):
+        """See `System.trainable`; what `backbone_tuning` and `reid_only` leave out stays as it is."""
+        parts = (*ENCODER_PARTS, LORA, CLASSIFIER) if self.module.reid_only else params
+        trained = {part: jax.tree.map(lambda _, part=part: part in parts, params[part]) for part in params}
+        return {**trained, BACKBONE: trained_trunk(self.module.backbone_tuning, params[BACKBONE])}
+
+    def group(self, params):
+        """See `System.group`. Low-rank changes belong to the trunk."""
+        group = super().group(params)
+        return group | {LORA: jax.tree.map(lambda _: "backbone", params[LORA])} if LORA in params else group
+
+    @property
+    def needs_weights(self) -> bool:
+        """See `System.needs_weights`: without them there is nothing not to forget."""
+        return self.module.lwf != "none"
+
+    def with_trunk(self, variables, trunk, classifier=None):
         """See `System.with_trunk`. The copies of the trunk or of its last stage become copies of the new one."""
-        return self._with_momentum_encoder(_copy_last_stage(super().with_trunk(variables, trunk)))
+        variables = _copy_last_stage(super().with_trunk(variables, trunk, classifier))
+        return self._with_copies(variables)
 
     def after_step(self, before, after):
         """See `System.after_step`. The momentum encoder follows the parameters that the step began with."""
         if self.module.reid_objective != "queue":
             return after
         encoder = follow_encoder(
-            after.memory[MOMENTUM_ENCODER], before.params, self.module.encoder_momentum
+            after.memory[MOMENTUM_ENCODER], merge_lora(before.params), self.module.encoder_momentum
         )
         return after.replace(memory={**after.memory, MOMENTUM_ENCODER: encoder})
 
     def transfer(
         self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
     ) -> dict[str, Any]:
-        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero.
+        """See `System.transfer`.
+
+        The bridge of a query-centric phase, which did not train it, starts at zero. Low-rank changes are merged into
+        the trunk, and a classifier goes where it is not used.
 
         Raises:
-          ConfigError: if the phase is to start from a momentum encoder and the one before had none.
+          ConfigError: if the phase is to start from what the one before did not have.
         """
-        variables = super().transfer(pretrained, fresh)
+        variables = self._merged(super().transfer(pretrained, fresh))
         if self.module.start_from_momentum_encoder:
             if MOMENTUM_ENCODER not in pretrained["memory"]:
                 raise ConfigError(
@@ -341,7 +422,23 @@ class SPNetSystem(System):
         if pretrained_by is not None and pretrained_by.module.mode == "qc":
             bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
             variables["params"] = {**variables["params"], **bridges}
-        return self._with_momentum_encoder(variables)
+        if LORA in fresh["params"]:
+            variables["params"] = {**variables["params"], LORA: fresh["params"][LORA]}
+        return self._transfer_classifier(self._with_copies(variables), pretrained)
+
+    def _transfer_classifier(self, variables: Variables, pretrained: Variables) -> dict[str, Any]:
+        """Keeps classifier and teacher of the phase before where this one goes on with them, else drops them."""
+        if self.module.lwf == "none":
+            return {
+                name: {part: tree for part, tree in collection.items() if part != CLASSIFIER}
+                for name, collection in variables.items()
+            }
+        if TEACHER not in pretrained["memory"]:
+            raise ConfigError(
+                f"lwf is {self.module.lwf!r}, but what this phase starts from has no classifier. Use lwf in the "
+                "first phase, which starts from config.weights, or in all phases."
+            )
+        return {**variables, "memory": {**variables["memory"], TEACHER: pretrained["memory"][TEACHER]}}
 
 
 def _copy_last_stage(variables: Variables) -> dict[str, Any]:

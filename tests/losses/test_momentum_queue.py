@@ -75,7 +75,9 @@ def test_what_stands_in_padding_is_not_seen():
     dirty[[1, 3]] = np.nan
     person = jnp.asarray([5, 2, 2, -1])
     jax.tree.map(
-        np.testing.assert_array_equal, clean, update_queue(empty_queue(4, 3), jnp.asarray(dirty), person, valid)
+        np.testing.assert_array_equal,
+        clean,
+        update_queue(empty_queue(4, 3), jnp.asarray(dirty), person, valid),
     )
     np.testing.assert_array_equal(clean.person[:2], [2, 5])
 
