@@ -83,16 +83,28 @@ def base(dataset: str) -> ConfigDict:
 
 
 def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
-    """Pre-training (section 3.2), query- or object-centric: two views of each scene, a slow trunk.
+    """Pre-training (section 3.2), query- or object-centric: two views of each scene, a slow trunk, a momentum queue.
 
     Both modes regress as many anchors in a batch: pairs times samples of a pair, or scenes times samples of one.
     """
     small = dataset in SMALL
-    query_centric = {"pairs_per_batch": 16 if small else 32, "samples_per_pair": 16 if small else 64}
-    object_centric = {"samples_per_image": 32 if small else 256}
     return ConfigDict(
         {
-            "model": {"mode": mode, **(query_centric if mode == "qc" else object_centric)},
+            "model": {
+                "mode": mode,
+                "pairs_per_batch": 16 if small else 32,  # of mode "qc"
+                "samples_per_pair": 16 if small else 64,
+                "samples_per_image": 32 if small else 256,  # of mode "oc"
+                "reid_objective": "queue",  # "oim" as in fine-tuning
+                "oim_scale": 10.0,
+                "queue_size": 1024 if small else 65536,
+                # A short run would be over before the paper's momentum encoder moves.
+                "encoder_momentum": 0.99 if small else 0.9999,
+                "reid_gt_only": False,  # true boxes only, no predicted ones
+                "reid_only": False,  # no detection losses
+                "backbone_tuning": "full",  # "frozen", "norm", "lora", "lora_linear"
+                "lwf": "none",  # learning without forgetting: "bce" as released, "kl"
+            },
             "augmentation": "rrc_scale",
             "scale_range": (0.75, 1.5) if small else (1.5, 3.0),  # paper: 0.5 to 2; released code: 1.5 to 3
             "crop": 160 if small else 512,
@@ -113,7 +125,12 @@ def finetune(dataset: str) -> ConfigDict:
     small = dataset in SMALL
     return ConfigDict(
         {
-            "model": {"mode": "oc", "samples_per_image": 16 if small else 128},
+            "model": {
+                "mode": "oc",
+                "samples_per_image": 16 if small else 128,
+                "start_from_momentum_encoder": False,
+                "backbone_tuning": "full",
+            },
             "augmentation": "rrc2",
             "crop": 160 if small else 512,
             "views": 1,

@@ -14,8 +14,15 @@ The same with missing (20, 60) or spurious (140, 180) boxes, figure 6; 100 is th
 A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV2:
   python train.py --config configs/spnet_qc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 
-But for COCOPersons, both phases run on the training scenes of the same data set, with online instance matching as
-the re-id loss.
+Object-centric pre-training in its place, and with another part of the trunk (table 7; the paper's is the slow one), or
+another re-id loss (table 6):
+  ... --config.pretrain.model.mode=oc
+  ... --config.pretrain.model.backbone_tuning=frozen
+  ... --config.pretrain.model.lwf=bce
+  ... --config.pretrain.backbone_learning_rate=1e-4 --config.pretrain.backbone_weight_decay=1e-3
+  ... --config.pretrain.model.reid_gt_only [--config.pretrain.model.reid_only]
+
+But for COCOPersons, both phases run on the training scenes of the same data set.
 """
 
 from configs import spnet_base

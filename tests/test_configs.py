@@ -1,5 +1,6 @@
 """What the configurations of pre-training on COCOPersons ask for, number by number."""
 
+import jax
 import pytest
 
 from configs import spnet_base, spnet_oc, spnet_qc
@@ -13,6 +14,8 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
     assert (config.data.source, config.data.annotations, config.data.least_people) == ("coco_persons", 100, 0)
     phase = config.pretrain
     assert (phase.model.mode, phase.model.pairs_per_batch, phase.model.samples_per_pair) == ("qc", 32, 64)
+    reid = (phase.model.reid_objective, phase.model.queue_size, phase.model.encoder_momentum)
+    assert reid == ("queue", 65536, 0.9999) and phase.model.oim_scale == 10  # temperature 0.1
     assert (phase.augmentation, phase.crop, phase.views, phase.batch_size) == ("rrc_scale", 512, 2, 8)
     assert (phase.epochs, phase.learning_rate, phase.weight_decay) == (30, 1e-4, 1e-3)
     assert (phase.backbone_learning_rate, phase.backbone_weight_decay) == (1e-5, 0)
@@ -25,11 +28,10 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
 
 def test_object_centric_pretraining_differs_in_the_path_alone():
     one, other = spnet_qc.get_config("coco_persons").to_dict(), spnet_oc.get_config("coco_persons").to_dict()
-    first, second = one["pretrain"].pop("model"), other["pretrain"].pop("model")
+    first, second = one["pretrain"]["model"], other["pretrain"]["model"]
+    assert (first.pop("mode"), second.pop("mode")) == ("qc", "oc")
     assert one == other
-    assert (second.pop("mode"), second.pop("samples_per_image")) == ("oc", 256)
-    assert (first.pop("mode"), first.pop("pairs_per_batch"), first.pop("samples_per_pair")) == ("qc", 32, 64)
-    assert first == second
+    assert (first["pairs_per_batch"], first["samples_per_pair"], first["samples_per_image"]) == (32, 64, 256)
     assert 8 * 256 == 32 * 64  # as many anchors in a batch of 8 scenes
 
 
@@ -41,3 +43,20 @@ def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
     for name in config.phases:
         system = build_system(config.system, model_arguments(config, name, num_identities=3))
         assert system.search_mode == config[name].model.mode
+
+
+def test_the_ways_to_train_the_trunk_in_pretraining_are_values_of_the_configuration():
+    """Table 7's four: frozen, slow, slow without forgetting, as fast as the rest."""
+    for changes, groups in (
+        ({"model.backbone_tuning": "frozen"}, {"frozen"}),
+        ({}, {"backbone"}),
+        ({"model.lwf": "bce"}, {"backbone"}),
+        ({"backbone_learning_rate": 1e-4, "backbone_weight_decay": 1e-3}, {"backbone"}),
+    ):
+        config = spnet_qc.get_config("prw")
+        config.pretrain.update_from_flattened_dict(changes)
+        system = build_system(config.system, model_arguments(config, "pretrain", num_identities=3))
+        params = system.template["params"]
+        trained = system.trainable(params)["backbone"]
+        assert {"backbone" if leaf else "frozen" for leaf in jax.tree.leaves(trained)} == groups
+        assert system.needs_weights == ("model.lwf" in changes)

@@ -1,14 +1,16 @@
 """Trunks: an image in, feature maps of strides 4 to 32 out.
 
 Every trunk is a Linen module with `__call__(image, train) -> {"c2", "c3", "c4", "c5"}`, `channels` (the
-channels of each map) and `last_stage(name)` (a new module like the one from c4 to c5; it has the attribute
-`average_pooled` where its map of a box is summed up by the mean, as SOLIDER's, and not by the maximum).
+channels of each map), `last_stage(name)` (a new module like the one from c4 to c5; it has the attribute
+`average_pooled` where its map of a box is summed up by the mean, as SOLIDER's, and not by the maximum) and, but for
+Swin, `classifier(name)` (a new `TrunkClassifier` of c5).
 """
 
 from typing import Any
 
 from flax import linen as nn
 
+from ps_jax.backbones.classifier import TrunkClassifier as TrunkClassifier
 from ps_jax.backbones.convnext import ConvNeXt as ConvNeXt
 from ps_jax.backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
 from ps_jax.backbones.resnet import ResNet as ResNet

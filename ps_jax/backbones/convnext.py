@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ps_jax.backbones.classifier import TrunkClassifier
 from ps_jax.layers import Conv, LayerNorm, Linear, StochasticDepth
 
 _KERNEL_INIT = nn.initializers.truncated_normal(0.02)
@@ -129,6 +130,11 @@ class ConvNeXt(nn.Module):
         Inside a module it becomes that module's submodule, under `name`.
         """
         return self._stage(3, name)
+
+    @nn.nowrap
+    def classifier(self, name: str | None = None) -> TrunkClassifier:
+        """Returns a new module like the classifier that torchvision has behind this trunk."""
+        return TrunkClassifier(norm=LayerNorm(), name=name)
 
     @nn.compact
     def __call__(

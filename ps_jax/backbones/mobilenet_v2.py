@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ps_jax.backbones.classifier import TrunkClassifier
 from ps_jax.layers import BatchNorm, Conv, kaiming_normal_fan_out
 
 # (expansion, output channels, stride) of every block, by the stage whose resolution it has. The first
@@ -148,6 +149,13 @@ class MobileNetV2(nn.Module):
         Inside a module it becomes that module's submodule, under `name`.
         """
         return self._stage(3, name)
+
+    @nn.nowrap
+    def classifier(self, name: str | None = None) -> TrunkClassifier:
+        """Returns a new module like the classifier that torchvision has behind this trunk."""
+        return TrunkClassifier(
+            convolution=_ConvNorm(LAST_FEATURES, 1, axis_name=self.axis_name, dtype=self.dtype), name=name
+        )
 
     @nn.compact
     def __call__(

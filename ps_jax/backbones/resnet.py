@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ps_jax.backbones.classifier import TrunkClassifier
 from ps_jax.layers import BatchNorm, Conv, kaiming_normal_fan_out
 
 EXPANSION = 4
@@ -131,6 +132,11 @@ class ResNet(nn.Module):
         Inside a module it becomes that module's submodule, under `name`.
         """
         return self._stage(3, name)
+
+    @nn.nowrap
+    def classifier(self, name: str | None = None) -> TrunkClassifier:
+        """Returns a new module like the classifier that torchvision has behind this trunk."""
+        return TrunkClassifier(name=name)
 
     @nn.compact
     def __call__(

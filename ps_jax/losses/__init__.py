@@ -1,7 +1,13 @@
 """Losses, element by element or row by row; the systems sum, weight and normalise them."""
 
+from ps_jax.losses.distillation import distillation_loss as distillation_loss
+from ps_jax.losses.distillation import released_distillation_loss as released_distillation_loss
 from ps_jax.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ps_jax.losses.giou import giou_loss as giou_loss
+from ps_jax.losses.momentum_queue import MomentumQueue as MomentumQueue
+from ps_jax.losses.momentum_queue import empty_queue as empty_queue
+from ps_jax.losses.momentum_queue import queue_loss as queue_loss
+from ps_jax.losses.momentum_queue import update_queue as update_queue
 from ps_jax.losses.oim import InstanceMemory as InstanceMemory
 from ps_jax.losses.oim import empty_memory as empty_memory
 from ps_jax.losses.oim import oim_loss as oim_loss

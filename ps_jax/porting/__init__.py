@@ -1,5 +1,8 @@
 """Foreign checkpoints into our variables: readers, the porting engine and one table a source."""
 
+from ps_jax.porting.classifiers import classifier_rules as classifier_rules
+from ps_jax.porting.classifiers import load_classifier_weights as load_classifier_weights
+from ps_jax.porting.classifiers import port_classifier as port_classifier
 from ps_jax.porting.rules import Rule as Rule
 from ps_jax.porting.rules import batch_norm_rules as batch_norm_rules
 from ps_jax.porting.rules import convolution_kernel as convolution_kernel

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,15 +12,16 @@ from ps_jax.porting.rules import Rule, batch_norm_rules, convolution_rules, line
 from ps_jax.porting.swin import solider_swin_stage_rules, swin_stage_rules
 from ps_jax.porting.trunks import convnext_stage_rules, resnet_stage_rules, trunk_rules
 from ps_jax.systems import System
+from ps_jax.systems.spnet import MOMENTUM_ENCODER
 
 # Only in pre-training checkpoints: the momentum branch, its queue, and the branch that keeps ImageNet's classes.
+MOMENTUM_NAMES = ("moco_backbone.*", "head.moco_*")
 PRETRAINING_NAMES = (
-    "moco_backbone.*",
-    "head.moco_*",
     "lwf_backbone.*",
     "backbone.classifier.*",
     "backbone.norm.*",
     "backbone.head.*",
+    "moco_backbone.classifier.*",
     "head.reid_loss.*",
 )
 
@@ -83,11 +85,26 @@ def spnet_rules(trunk: str) -> list[Rule]:
     return rules
 
 
+def momentum_encoder_rules(trunk: str) -> list[Rule]:
+    """Rules of the momentum encoder in a pre-training checkpoint: the encoder's own, under other prefixes."""
+    prefixes = {"backbone.": "moco_backbone.", "head.align_emb_head.": "head.moco_align_emb_head."}
+    return [
+        rule._replace(
+            torch=momentum + rule.torch.removeprefix(trained),
+            ours=rule.ours and f"memory/{MOMENTUM_ENCODER}/{rule.ours}",
+        )
+        for rule in spnet_rules(trunk)
+        for trained, momentum in prefixes.items()
+        if rule.torch.startswith(trained)
+    ]
+
+
 def port_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[str, Any]:
     """Carries the tensors of an SPNet-S checkpoint to our variables.
 
     A fine-tuned checkpoint fills everything; where the queue was to be written next is not in it, and starts
-    at slot 0. A pre-training checkpoint (no lookup table) leaves the memory empty.
+    at slot 0. A pre-training checkpoint (no lookup table) leaves lookup table and queue empty, as its queue
+    knows people by numbers of its own data; its momentum encoder is carried to a system that has one.
 
     Args:
       tensors: arrays by their name in the checkpoint, with or without the prefix "model.".
@@ -101,11 +118,16 @@ def port_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[str, A
     """
     tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     template = dict(system.template)
-    empty = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in template.pop("memory").items()}
+    memory = template.pop("memory")
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
     rules = spnet_rules(system.module.trunk)
     if "head.reid_loss.lut" in tensors:
-        template["memory"] = {name: leaf for name, leaf in empty.items() if name != "queue_header"}
+        template["memory"] = {name: leaf for name, leaf in memory.items() if name != "queue_header"}
         ported = port_tensors(tensors, rules, template)
-    else:
+    elif MOMENTUM_ENCODER in memory:
+        template["memory"] = {MOMENTUM_ENCODER: memory[MOMENTUM_ENCODER]}
+        rules += momentum_encoder_rules(system.module.trunk)
         ported = port_tensors(tensors, rules, template, ignore=PRETRAINING_NAMES)
+    else:
+        ported = port_tensors(tensors, rules, template, ignore=PRETRAINING_NAMES + MOMENTUM_NAMES)
     return {"batch_stats": {}, **ported, "memory": {**empty, **ported.get("memory", {})}}

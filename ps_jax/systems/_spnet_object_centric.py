@@ -18,6 +18,7 @@ from ps_jax.boxes import (
 from ps_jax.heads import fixed_norm_logit, offset_norm
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import numbered_keys
+from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -78,7 +79,9 @@ def object_centric_losses(
     first = jnp.argmax(people.valid, axis=1)[:, None]
     target = jnp.where(sampled_matched >= 0, sampled_matched, first)
     target_box = jnp.take_along_axis(people.box, target[..., None], axis=1)
-    target_identity = jnp.take_along_axis(people.identity, target, axis=1)
+    target_identity, target_person = (
+        jnp.take_along_axis(number, target, axis=1) for number in (people.identity, people.person)
+    )
 
     deltas = model.regression_head[0](jnp.take_along_axis(offsets, index[..., None], axis=1))
     terms["bbox_regression1"] = model.box_loss(deltas, sampled_anchors, target_box, sampled_matched >= 0)
@@ -87,10 +90,14 @@ def object_centric_losses(
     accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
     accurate &= sampled & jnp.any(people.valid, axis=1)[:, None]
     annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
-    embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
-    terms["reid"] = model.reid_loss(
-        [(embedding, target_identity, accurate), (annotated, people.identity, people.valid)]
-    )
+    scene = jnp.arange(people.valid.shape[0])
+    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    if not model.reid_gt_only:
+        embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
+        groups.insert(0, EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate))
+        model.sow("intermediates", "reid_embedding", embedding)
+        model.sow("intermediates", "reid_valid", accurate)
+    terms["reid"] = model.reid_loss(scenes, groups)
 
     model.sow("intermediates", "anchor_logits", logits)
     model.sow("intermediates", "matched", matched)
@@ -98,8 +105,7 @@ def object_centric_losses(
     model.sow("intermediates", "sampled_matched", sampled_matched)
     model.sow("intermediates", "target_box", target_box)
     model.sow("intermediates", "target_identity", target_identity)
+    model.sow("intermediates", "target_person", target_person)
     model.sow("intermediates", "deltas", deltas)
     model.sow("intermediates", "people_embedding", annotated)
-    model.sow("intermediates", "reid_embedding", embedding)
-    model.sow("intermediates", "reid_valid", accurate)
     return terms

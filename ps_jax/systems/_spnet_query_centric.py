@@ -15,6 +15,7 @@ from ps_jax.boxes.sampling import Order
 from ps_jax.heads import fixed_norm_logit, query_distances
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import device_count, numbered_keys
+from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -176,19 +177,30 @@ def query_centric_losses(
     positive = (sampled_matched >= 0) & pairs.valid[:, None]
     terms["bbox_regression1"] = model.box_loss(deltas, sampled_anchors, target_box, positive)
 
-    size = model.clip_size(scenes)[pairs.scene]
-    predicted = jax.lax.stop_gradient(clip_boxes(decode(deltas, sampled_anchors), size))
-    accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
-    accurate &= pairs.positive[:, None]
-    kept, accurate = jax.vmap(
-        lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
-    )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
-    reid_boxes = jnp.take_along_axis(predicted, kept[..., None], axis=1)
-    reid_identity = jnp.broadcast_to(people.identity.reshape(-1)[pairs.query][:, None], kept.shape)
-    embedding = model.embed_boxes(pyramid, reid_boxes, accurate, train=True, scene=pairs.scene)
-    terms["reid"] = model.reid_loss(
-        [(embedding, reid_identity, accurate), (annotated, people.identity, people.valid)]
-    )
+    scene = jnp.arange(people.valid.shape[0])
+    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    if not model.reid_gt_only:
+        size = model.clip_size(scenes)[pairs.scene]
+        predicted = jax.lax.stop_gradient(clip_boxes(decode(deltas, sampled_anchors), size))
+        accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
+        accurate &= pairs.positive[:, None]
+        kept, accurate = jax.vmap(
+            lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
+        )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
+        reid_boxes = jnp.take_along_axis(predicted, kept[..., None], axis=1)
+        reid_identity, reid_person = (
+            jnp.broadcast_to(number.reshape(-1)[pairs.query][:, None], kept.shape)
+            for number in (people.identity, people.person)
+        )
+        embedding = model.embed_boxes(pyramid, reid_boxes, accurate, train=True, scene=pairs.scene)
+        groups.insert(
+            0, EmbeddedBoxes(embedding, reid_boxes, pairs.scene, reid_identity, reid_person, accurate)
+        )
+        model.sow("intermediates", "reid_embedding", embedding)
+        model.sow("intermediates", "reid_identity", reid_identity)
+        model.sow("intermediates", "reid_person", reid_person)
+        model.sow("intermediates", "reid_valid", accurate)
+    terms["reid"] = model.reid_loss(scenes, groups)
 
     model.sow("intermediates", "chosen_pairs", chosen)
     model.sow("intermediates", "pairs", pairs)
@@ -198,7 +210,4 @@ def query_centric_losses(
     model.sow("intermediates", "sampled_matched", sampled_matched)
     model.sow("intermediates", "deltas", deltas)
     model.sow("intermediates", "people_embedding", annotated)
-    model.sow("intermediates", "reid_embedding", embedding)
-    model.sow("intermediates", "reid_identity", reid_identity)
-    model.sow("intermediates", "reid_valid", accurate)
     return terms

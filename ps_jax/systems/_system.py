@@ -163,19 +163,37 @@ class System:
             for name, tree in params.items()
         }
 
-    def after_step(self, state: Any) -> Any:
-        """What a system does to the training state after each optimiser step; nothing by default."""
-        return state
+    def after_step(self, before: Any, after: Any) -> Any:
+        """What a system does to the training state after each optimiser step; nothing by default.
 
-    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, PyTree]:
+        Args:
+          before: the state that the step began with; its parameters made the losses.
+          after: the state after the optimiser step.
+
+        Returns:
+          The state that the next step begins with.
+        """
+        del before
+        return after
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether training makes no sense from scratch: it needs the weights of a trained trunk."""
+        return False
+
+    def with_trunk(
+        self, variables: Variables, trunk: Variables, classifier: Variables | None = None
+    ) -> dict[str, PyTree]:
         """Variables whose trunk has the given ones, for example ported ImageNet weights.
 
         Args:
           variables: as `init` makes them.
           trunk: {"params"} and, where the trunk has statistics, {"batch_stats"} of the trunk module alone.
+          classifier: the same of the classifier behind it, for a system that has one.
         """
+        parts = {"backbone": trunk, "classifier": classifier or {}}
         return {
-            name: {**tree, "backbone": trunk[name]} if "backbone" in tree else tree
+            name: tree | {part: new[name] for part, new in parts.items() if part in tree and name in new}
             for name, tree in variables.items()
         }
 

@@ -21,13 +21,31 @@ from ps_jax.boxes.sampling import Order
 from ps_jax.errors import ConfigError
 from ps_jax.heads import AnchorEmbedder, BoxEmbedder, BoxRegressor, Bridge
 from ps_jax.interface import Detections, People, Scenes
-from ps_jax.losses import InstanceMemory, giou_loss, oim_loss, sigmoid_focal_loss, update_memory
+from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import gather_rows, sum_over_devices
+from ps_jax.systems._devices import sum_over_devices
+from ps_jax.systems._spnet_lwf import CLASSIFIER, FORMS, TEACHER, copy_teacher, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
+from ps_jax.systems._spnet_reid import (
+    ENCODER_PARTS,
+    MOMENTUM_ENCODER,
+    EmbeddedBoxes,
+    copy_encoder,
+    follow_encoder,
+    instance_matching_loss,
+    momentum_queue_loss,
+)
 from ps_jax.systems._system import System, Variables
+from ps_jax.systems._trunk_tuning import (
+    BACKBONE,
+    LORA,
+    check_tuning,
+    low_rank_factors,
+    merge_lora,
+    trained_trunk,
+)
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
 ANCHOR_SIZES = tuple(
@@ -55,7 +73,22 @@ class SPNet(nn.Module):
       pairs_per_batch: query-centric: query-scene pairs of a batch.
       samples_per_pair: query-centric: anchors of a pair that go on to box regression.
       reid_iou: overlap with its person from which a predicted box counts for re-identification.
-      oim_scale, oim_momentum, queue_size: of online instance matching; slots for unknown people.
+      reid_objective: re-identification loss, "oim" (online instance matching) or "queue" (contrast with a queue
+        of momentum embeddings, for pre-training).
+      oim_scale: inverse temperature of either.
+      oim_momentum: of the lookup table of online instance matching.
+      queue_size: slots of the queue; for unknown people with "oim", for everybody with "queue".
+      encoder_momentum: with "queue", weight of the old parameters when the momentum encoder moves in a step.
+      reid_gt_only: only annotated boxes count for re-identification, no predicted ones.
+      reid_only: train by the re-identification loss alone.
+      start_from_momentum_encoder: begin a phase with the momentum encoder of the phase before, not with the
+        encoder that was trained.
+      backbone_tuning: what of the trunk is trained: "full", "frozen", "norm" (its layer normalisation), "lora"
+        (factors of rank 1 beside its linear layers) or "lora_linear" (these and the linear layers, as the released
+        code does). The box embedder's copy of the last stage is always trained.
+      lwf: learning without forgetting of the trunk's ImageNet classes, "none", "kl" (the usual distillation) or
+        "bce" (as the released code computes it).
+      lwf_temperature: of its probabilities.
       top_anchors, query_top_anchors: anchors looked at in detection, and for each query in a search.
       score_threshold: least score of a detection.
       detections_per_scene: candidates for non-maximum suppression, so at most this many detections.
@@ -85,9 +118,17 @@ class SPNet(nn.Module):
     pairs_per_batch: int = 32
     samples_per_pair: int = 64
     reid_iou: float = 0.7
+    reid_objective: str = "oim"
     oim_scale: float = 30.0
     oim_momentum: float = 0.5
     queue_size: int = 5000
+    encoder_momentum: float = 0.9999
+    reid_gt_only: bool = False
+    reid_only: bool = False
+    start_from_momentum_encoder: bool = False
+    backbone_tuning: str = "full"
+    lwf: str = "none"
+    lwf_temperature: float = 2.0
     top_anchors: int = 1000
     query_top_anchors: int = 100
     score_threshold: float = 0.5
@@ -103,10 +144,19 @@ class SPNet(nn.Module):
             raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
         if self.mode == "qc":
             self._check_queries()
+        if self.reid_objective not in ("oim", "queue"):
+            raise ConfigError(
+                f"reid_objective is {self.reid_objective!r}. Use 'oim' (online instance matching) or 'queue' "
+                "(momentum queue)."
+            )
+        if self.lwf not in FORMS:
+            raise ConfigError(f"lwf is {self.lwf!r}. Use one of: {', '.join(FORMS)}.")
         options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         if self.stochastic_depth is not None:
             options["stochastic_depth"] = self.stochastic_depth
         self.backbone = build_trunk(self.trunk, **options)
+        if self.lwf != "none":
+            self.classifier = self.backbone.classifier(name=None)
         # As wide as the input of the last stage, a copy of which looks at pyramid features.
         self.fpn = FeaturePyramid(self.backbone.channels["c4"], dtype=self.dtype)
         self.anchor_embedder = AnchorEmbedder(
@@ -118,13 +168,18 @@ class SPNet(nn.Module):
         # One for each stage; a cascade would add more.
         self.bridge = [Bridge()]
         self.regression_head = [BoxRegressor()]
-        self.lookup_table = self.variable(
-            "memory", "lookup_table", jnp.zeros, (self.num_identities, self.reid_dim), jnp.float32
-        )
-        self.queue = self.variable(
-            "memory", "queue", jnp.zeros, (self.queue_size, self.reid_dim), jnp.float32
-        )
-        self.queue_header = self.variable("memory", "queue_header", jnp.zeros, (), jnp.int32)
+        self.queue = self._memory("queue", (self.queue_size, self.reid_dim), jnp.float32)
+        self.queue_header = self._memory("queue_header", (), jnp.int32)
+        if self.reid_objective == "oim":
+            self.lookup_table = self._memory(
+                "lookup_table", (self.num_identities, self.reid_dim), jnp.float32
+            )
+        else:
+            self.queue_person = self._memory("queue_person", (self.queue_size,), jnp.int32)
+            self.queue_age = self._memory("queue_age", (self.queue_size,), jnp.int32)
+
+    def _memory(self, name: str, shape: tuple[int, ...], dtype: Any) -> nn.Variable:
+        return self.variable("memory", name, jnp.zeros, shape, dtype)
 
     def _check_queries(self) -> None:
         """Raises ConfigError where re-identification embeddings cannot serve as queries."""
@@ -141,13 +196,23 @@ class SPNet(nn.Module):
         offsets = self.bridge[0](self.anchor_embedder(pyramid))
         self.regression_head[0](offsets)
         self.embed_boxes(pyramid, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool), train=False)
+        if self.lwf != "none":
+            self.classify(self.trunk_features(scenes, train=False), train=False)
 
     # Parts that both paths share
 
+    def trunk_features(self, scenes: Scenes, train: bool) -> dict[str, Array]:
+        """The trunk's maps c2 .. c5 of the normalised images."""
+        image = jnp.asarray(scenes.image)
+        return self.backbone(image if self.dtype is None else image.astype(self.dtype), train)
+
     def features(self, scenes: Scenes, train: bool) -> dict[str, Array]:
         """Feature pyramid p3 .. p7 of the normalised images."""
-        image = jnp.asarray(scenes.image)
-        return self.fpn(self.backbone(image if self.dtype is None else image.astype(self.dtype), train))
+        return self.fpn(self.trunk_features(scenes, train))
+
+    def classify(self, features: Mapping[str, Array], train: bool) -> Float[Array, "batch category"]:
+        """Logits of ImageNet's classes from the trunk's maps; only with `lwf`."""
+        return self.classifier(features["c5"], train)
 
     def anchors(self, scenes: Scenes, pyramid: dict[str, Array]) -> Float[Array, "anchor 4"]:
         """Anchors of every scene of the batch: all are padded to one size, and the strides are that size's."""
@@ -186,9 +251,15 @@ class SPNet(nn.Module):
         """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""
         people = jax.tree.map(jnp.asarray, people)
         path = object_centric_losses if self.mode == "oc" else query_centric_losses
-        pyramid = self.features(scenes, train=True)
+        features = self.trunk_features(scenes, train=True)
+        pyramid = self.fpn(features)
         self.sow("intermediates", "pyramid", pyramid)
-        return path(self, pyramid, scenes, people, self.make_rng("sampling"))
+        terms = path(self, pyramid, scenes, people, self.make_rng("sampling"))
+        if self.reid_only:
+            terms = {"reid": terms["reid"]}
+        if self.lwf != "none":
+            terms["lwf"] = forgetting_loss(self, scenes, features)
+        return terms
 
     def anchor_loss(
         self,
@@ -213,25 +284,21 @@ class SPNet(nn.Module):
         loss = giou_loss(decode(deltas, anchors), targets)
         return jnp.sum(jnp.where(positive, loss, 0.0)) / self._count(positive)
 
-    def reid_loss(self, groups: list[tuple[Array, Array, Array]]) -> Float[Array, ""]:
-        """Online instance matching, the mean over all boxes; updates the memory.
+    def reid_loss(self, scenes: Scenes, groups: list[EmbeddedBoxes]) -> Float[Array, ""]:
+        """The re-identification loss, mean over all boxes; updates the memory.
 
         Args:
-          groups: sets of boxes, each (embedding f32[row, box, D], identity i32[row, box], valid bool[row, box]).
-            The memory is updated set by set, row by row, in the order of the global batch.
+          scenes: the batch.
+          groups: sets of boxes, the last one all annotated people. With online instance matching the memory is
+            updated set by set, row by row, in the order of the global batch.
 
         Returns:
           The loss.
         """
-        groups = [(e.reshape(-1, e.shape[-1]), i.reshape(-1), v.reshape(-1)) for e, i, v in groups]
-        memory = InstanceMemory(self.lookup_table.value, self.queue.value, self.queue_header.value)
-        embedding, identity, valid = map(jnp.concatenate, zip(*groups, strict=True))
-        loss = oim_loss(embedding, identity, valid, memory, self.oim_scale)
-
-        gathered = [gather_rows(jax.lax.stop_gradient(group), self.axis_name) for group in groups]
-        embedding, identity, gathered_valid = map(jnp.concatenate, zip(*gathered, strict=True))
-        memory = update_memory(memory, embedding, identity, gathered_valid, self.oim_momentum)
-        self.lookup_table.value, self.queue.value, self.queue_header.value = memory
+        if self.reid_objective == "oim":
+            loss, valid = instance_matching_loss(self, groups)
+        else:
+            loss, valid = momentum_queue_loss(self, scenes, groups)
         return jnp.sum(loss) / self._count(valid)
 
     def _count(self, mask: Bool[Array, "..."]) -> Float[Array, ""]:
@@ -272,22 +339,106 @@ class SPNetSystem(System):
 
     def init(self, rng, scenes, people):
         """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""
-        variables = super().init(rng, scenes, people)
-        return _copy_last_stage(variables)
+        return self._with_copies(_copy_last_stage(super().init(rng, scenes, people)))
 
-    def with_trunk(self, variables: Variables, trunk: Variables) -> dict[str, Any]:
-        """See `System.with_trunk`. The box embedder's stage becomes a copy of the new trunk's last stage."""
-        return _copy_last_stage(super().with_trunk(variables, trunk))
+    def _initialise(self, rng):
+        variables = super()._initialise(rng)
+        check_tuning(self.module.backbone_tuning, variables)
+        if self.module.backbone_tuning.startswith("lora"):
+            factors = low_rank_factors(jax.random.fold_in(rng, 0), variables["params"][BACKBONE])
+            variables["params"] = {**variables["params"], LORA: factors}
+        return self._with_copies(variables)
+
+    def _with_copies(self, variables: Variables) -> dict[str, Any]:
+        """The variables with a momentum encoder and a teacher, where wanted, equal to what is trained."""
+        memory, trained = dict(variables["memory"]), self._merged(variables)
+        if self.module.reid_objective == "queue":
+            memory[MOMENTUM_ENCODER] = copy_encoder(trained)
+        if self.module.lwf != "none":
+            memory[TEACHER] = copy_teacher(trained)
+        return {**variables, "memory": memory}
+
+    def _merged(self, variables: Variables) -> dict[str, Any]:
+        """The variables as the module takes them, low-rank changes added to the trunk."""
+        return {**variables, "params": merge_lora(variables["params"])}
+
+    def losses(self, variables, scenes, people, rng):
+        """See `System.losses`."""
+        return super().losses(self._merged(variables), scenes, people, rng)
+
+    def _apply(self, method, variables, scenes, *arguments):
+        return super()._apply(method, self._merged(variables), scenes, *arguments)
+
+    def trainable(self, params):
+        """See `System.trainable`; what `backbone_tuning` and `reid_only` leave out stays as it is."""
+        parts = (*ENCODER_PARTS, LORA, CLASSIFIER) if self.module.reid_only else params
+        trained = {part: jax.tree.map(lambda _, part=part: part in parts, params[part]) for part in params}
+        return {**trained, BACKBONE: trained_trunk(self.module.backbone_tuning, params[BACKBONE])}
+
+    def group(self, params):
+        """See `System.group`. Low-rank changes belong to the trunk."""
+        group = super().group(params)
+        return group | {LORA: jax.tree.map(lambda _: "backbone", params[LORA])} if LORA in params else group
+
+    @property
+    def needs_weights(self) -> bool:
+        """See `System.needs_weights`: without them there is nothing not to forget."""
+        return self.module.lwf != "none"
+
+    def with_trunk(self, variables, trunk, classifier=None):
+        """See `System.with_trunk`. The copies of the trunk or of its last stage become copies of the new one."""
+        variables = _copy_last_stage(super().with_trunk(variables, trunk, classifier))
+        return self._with_copies(variables)
+
+    def after_step(self, before, after):
+        """See `System.after_step`. The momentum encoder follows the parameters that the step began with."""
+        if self.module.reid_objective != "queue":
+            return after
+        encoder = follow_encoder(
+            after.memory[MOMENTUM_ENCODER], merge_lora(before.params), self.module.encoder_momentum
+        )
+        return after.replace(memory={**after.memory, MOMENTUM_ENCODER: encoder})
 
     def transfer(
         self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
     ) -> dict[str, Any]:
-        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero."""
-        variables = super().transfer(pretrained, fresh)
+        """See `System.transfer`.
+
+        The bridge of a query-centric phase, which did not train it, starts at zero. Low-rank changes are merged into
+        the trunk, and a classifier goes where it is not used.
+
+        Raises:
+          ConfigError: if the phase is to start from what the one before did not have.
+        """
+        variables = self._merged(super().transfer(pretrained, fresh))
+        if self.module.start_from_momentum_encoder:
+            if MOMENTUM_ENCODER not in pretrained["memory"]:
+                raise ConfigError(
+                    "start_from_momentum_encoder is set, but the phase before has no momentum encoder. "
+                    "Train that phase with reid_objective 'queue', or leave this option out."
+                )
+            for name, tree in pretrained["memory"][MOMENTUM_ENCODER].items():
+                variables[name] = {**variables[name], **tree}
         if pretrained_by is not None and pretrained_by.module.mode == "qc":
             bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
             variables["params"] = {**variables["params"], **bridges}
-        return variables
+        if LORA in fresh["params"]:
+            variables["params"] = {**variables["params"], LORA: fresh["params"][LORA]}
+        return self._transfer_classifier(self._with_copies(variables), pretrained)
+
+    def _transfer_classifier(self, variables: Variables, pretrained: Variables) -> dict[str, Any]:
+        """Keeps classifier and teacher of the phase before where this one goes on with them, else drops them."""
+        if self.module.lwf == "none":
+            return {
+                name: {part: tree for part, tree in collection.items() if part != CLASSIFIER}
+                for name, collection in variables.items()
+            }
+        if TEACHER not in pretrained["memory"]:
+            raise ConfigError(
+                f"lwf is {self.module.lwf!r}, but what this phase starts from has no classifier. Use lwf in the "
+                "first phase, which starts from config.weights, or in all phases."
+            )
+        return {**variables, "memory": {**variables["memory"], TEACHER: pretrained["memory"][TEACHER]}}
 
 
 def _copy_last_stage(variables: Variables) -> dict[str, Any]:

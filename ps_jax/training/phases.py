@@ -101,11 +101,21 @@ class Phase:
                 "Use the model it was trained with, or start from another work directory.",
             )
         elif weights:
-            from ps_jax.porting import load_trunk_weights
+            from ps_jax.porting import load_classifier_weights, load_trunk_weights
 
-            trunk = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
-            trunk = load_trunk_weights(weights, self.arguments["trunk"], trunk)
-            variables = self.system.with_trunk(variables, trunk)
+            def part(part):
+                return {name: tree[part] for name, tree in variables.items() if part in tree}
+
+            trunk = load_trunk_weights(weights, self.arguments["trunk"], part("backbone"))
+            classifier = part("classifier")
+            if classifier:
+                classifier = load_classifier_weights(weights, self.arguments["trunk"], classifier)
+            variables = self.system.with_trunk(variables, trunk, classifier)
+        elif self.system.needs_weights:
+            raise ConfigError(
+                f"phase {self.name} needs the weights of a trained trunk (config.{self.name}.model.lwf); "
+                "name a file with them: --config.weights=FILE"
+            )
         return jax.jit(self._first_state)(variables)
 
 

@@ -107,13 +107,13 @@ def make_train_step(
         metrics["loss/total"] = sum(terms.values())
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = schedule(state.step)
-        state = state.replace(
+        after = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=jax.lax.pmean(changed.get("batch_stats", state.batch_stats), AXIS_NAME),
             memory=changed.get("memory", state.memory),
             opt_state=opt_state,
         )
-        return system.after_step(state), metrics
+        return system.after_step(state, after), metrics
 
     return TrainStep(step, devices)

@@ -33,6 +33,7 @@ def spnet_system(golden: Golden) -> System:
         "reid_dim": config["emb_reid_dim"],
         "focal_alpha": config["anchor_focal_alpha"],
         "focal_gamma": float(config["anchor_focal_gamma"]),
+        "reid_objective": {"oim": "oim", "cq": "queue"}[config.get("reid_objective", "oim")],
         "oim_scale": config["oim_scalar"],
         "oim_momentum": config["oim_momentum"],
         "queue_size": config["oim_cq_size"],

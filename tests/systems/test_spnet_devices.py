@@ -11,14 +11,14 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def _report(mode: str, trunk: str) -> dict:
+def _report(mode: str, trunk: str = "tiny", objective: str = "oim") -> dict:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)]),
     }
     result = subprocess.run(
-        [sys.executable, HERE / "two_devices.py", mode, trunk],
+        [sys.executable, HERE / "two_devices.py", mode, trunk, objective],
         env=environment,
         capture_output=True,
         text=True,
@@ -34,14 +34,28 @@ def test_object_centric_step_on_two_devices_is_the_step_on_one(trunk):
     assert report["term"] < (1e-5 if trunk == "tiny" else 1e-4)
     # Batch statistics of a few small maps: an image brighter by 2e-7 moves MobileNetV2's gradient by 0.4 %.
     assert report["gradient"] < (1e-5 if trunk == "tiny" else 2e-2)
-    for name in ("lookup_table", "queue", "batch_stats"):
-        assert report[name] < 1e-4, name
-    assert report["replicas"] == 0
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
 def test_query_centric_step_on_two_devices_keeps_the_replicas_equal():
-    report = _report("qc", "tiny")
+    report = _report("qc")
     assert min(report["terms"].values()) > 0.01
-    for name in ("lookup_table", "queue", "batch_stats"):
-        assert report[name] < 1e-4, name
-    assert report["replicas"] == 0
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
+
+
+@pytest.mark.parametrize("mode", ["oc", "qc"])
+def test_momentum_queue_on_two_devices_is_the_one_on_one(mode):
+    report = _report(mode, objective="queue")
+    assert min(report["terms"].values()) > 0.01
+    if mode == "oc":
+        assert report["term"] < 1e-5 and report["gradient"] < 1e-5
+    _same_beside_the_gradient(
+        report, ("queue", "queue_person", "queue_age", "queue_header", "momentum_encoder")
+    )
+
+
+def _same_beside_the_gradient(report: dict, memories: tuple[str, ...]) -> None:
+    assert set(report["memory"]) == set(memories)
+    for name, difference in report["memory"].items():
+        assert difference < 1e-4, name
+    assert report["batch_stats"] < 1e-4 and report["replicas"] == 0

@@ -122,4 +122,4 @@ def test_transfer_keeps_everything_but_memory_and_an_untrained_bridge(tiny, mode
 def test_options_of_the_tests_are_those_of_the_module():
     assert {"num_identities", "trunk"} <= set(OPTIONS)
     state = object()
-    assert build_system("spnet", {"num_identities": 1}).after_step(state) is state
+    assert build_system("spnet", {"num_identities": 1}).after_step(None, state) is state

@@ -1,6 +1,6 @@
 """Run as a program on two CPU devices: prints how far a step on two devices is from one on a single device.
 
-Arguments: mode ("oc" or "qc") and trunk ("tiny" or a trunk's name).
+Arguments: mode ("oc" or "qc"), trunk ("tiny" or a trunk's name) and re-identification loss ("oim" or "queue").
 """
 
 import json
@@ -17,23 +17,27 @@ from ps_jax.systems import build_system, spnet
 AXIS = "device"
 
 
-def main(mode: str, trunk: str) -> None:
+def main(mode: str, trunk: str, objective: str) -> None:
     assert jax.device_count() == 2
     options = OPTIONS | {"mode": mode, "trunk": trunk, "num_identities": 12}
+    if objective == "queue":  # at a temperature at which the momentum encoder's own people are not certain
+        options |= {"reid_objective": "queue", "queue_size": 20, "oim_scale": 2.0}
     if trunk == "tiny":
         spnet.build_trunk = tiny_trunk
         options["stochastic_depth"] = 0.0  # in the box embedder its draws depend on how boxes are laid out
     scenes, people = batch((2, 0, 3, 1)) if mode == "oc" else two_views((2, 1))
     one, two = build_system("spnet", options), build_system("spnet", options | {"axis_name": AXIS})
     variables = one.init(jax.random.key(0), scenes, people)
-    # A memory that is partly filled, so that there is a re-identification loss.
-    table = jax.random.normal(jax.random.key(1), variables["memory"]["lookup_table"].shape)
-    table = table / jnp.linalg.norm(table, axis=-1, keepdims=True)
-    variables["memory"]["lookup_table"] = table.at[1].set(0.0)
+    if objective == "oim":  # a memory that is partly filled, so that there is a re-identification loss
+        table = jax.random.normal(jax.random.key(1), variables["memory"]["lookup_table"].shape)
+        table = table / jnp.linalg.norm(table, axis=-1, keepdims=True)
+        variables["memory"]["lookup_table"] = table.at[1].set(0.0)
     # The initial projection is so small that the normalisation behind it would magnify rounding.
-    projector = variables["params"]["box_embedder"]["projector"]
-    for half in ("shallow_linear", "deep_linear"):
-        projector[half]["kernel"] = 100.0 * projector[half]["kernel"]
+    encoders = [variables, variables["memory"].get("momentum_encoder")]
+    for encoder in filter(None, encoders):
+        projector = encoder["params"]["box_embedder"]["projector"]
+        for half in ("shallow_linear", "deep_linear"):
+            projector[half]["kernel"] = 100.0 * projector[half]["kernel"]
 
     def step(system, variables, scenes, people, key):
         def total(params):
@@ -69,12 +73,14 @@ def main(mode: str, trunk: str) -> None:
     def replicas(tree):
         return max(float(np.abs(x[0] - x[1]).max()) for x in jax.tree.leaves(tree))
 
+    memories = {
+        name: difference(memory, changed_["memory"][name]) for name, memory in changed["memory"].items()
+    }
     report = {
         "terms": {name: float(value) for name, value in terms.items()},
         "term": max(abs(float(terms[name]) - float(terms_[name][0])) / float(terms[name]) for name in terms),
         "gradient": difference(gradient, gradient_),
-        "lookup_table": difference(changed["memory"]["lookup_table"], changed_["memory"]["lookup_table"]),
-        "queue": difference(changed["memory"]["queue"], changed_["memory"]["queue"]),
+        "memory": memories,
         "batch_stats": difference(changed["batch_stats"], changed_["batch_stats"]),
         "replicas": replicas(changed_),
     }

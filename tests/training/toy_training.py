@@ -106,10 +106,12 @@ class ToySystem:
             for name, tree in params.items()
         }
 
-    def after_step(self, state):
-        return state
+    def after_step(self, before, after):
+        return after
 
-    def with_trunk(self, variables, trunk):
+    needs_weights = False
+
+    def with_trunk(self, variables, trunk, classifier=None):
         return variables | {"params": variables["params"] | {"backbone": trunk["params"]}}
 
     def transfer(self, pretrained, fresh, pretrained_by=None):
