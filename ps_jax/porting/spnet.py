@@ -1,4 +1,4 @@
-"""Porting table of SPNet-S under the names of its authors' checkpoints."""
+"""Porting table of SPNet, S and L, under the names of its authors' checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ps_jax.errors import PortingError
-from ps_jax.porting.rules import Rule, batch_norm_rules, convolution_rules, linear_rules, port_tensors
+from ps_jax.porting.rules import (
+    Rule,
+    batch_norm_rules,
+    convolution_rules,
+    linear_kernel,
+    linear_rules,
+    port_tensors,
+)
 from ps_jax.porting.trunks import convnext_rules, convnext_stage_rules, resnet_rules, resnet_stage_rules
 from ps_jax.systems import System
 
@@ -28,18 +35,24 @@ def spnet_rules(trunk: str) -> list[Rule]:
       trunk: "resnet50", "convnext_tiny" or "convnext_base".
 
     Returns:
-      Rules for every tensor of a fine-tuned SPNet-S checkpoint.
+      Rules for every tensor of a fine-tuned checkpoint, of any number of cascade steps, with shared or separate
+      location heads.
 
     Raises:
       PortingError: if there are no checkpoints with that trunk.
     """
-    stage, ours_stage = "head.align_emb_head.emb_head.head.", "box_embedder/last_stage/"
+    stages = {  # copies of the trunk's last stage: where in the checkpoint, where with us
+        "head.align_emb_head.emb_head.head.": "box_embedder/last_stage/",
+        "head.align_emb_loc_head.{t}.emb_head.head.": "location_embedder_{t}/last_stage/",
+    }
     if trunk.startswith("convnext"):
         rules = convnext_rules("backbone.body.", "backbone/")
-        rules += convnext_stage_rules(f"{stage}0.", f"{stage}1.", ours_stage)
+        for torch, ours in stages.items():
+            rules += convnext_stage_rules(f"{torch}0.", f"{torch}1.", ours)
     elif trunk.startswith("resnet"):
         rules = resnet_rules("backbone.body.", "backbone/")
-        rules += resnet_stage_rules(stage, ours_stage)
+        for torch, ours in stages.items():
+            rules += resnet_stage_rules(torch, ours)
     else:
         raise PortingError(
             f"There is no SPNet checkpoint with trunk {trunk!r} to port. Use a ResNet or ConvNeXt trunk."
@@ -53,6 +66,7 @@ def spnet_rules(trunk: str) -> list[Rule]:
 
     rules += convolution_rules("head.feature_head.emb_pred", "anchor_embedder/convolution")
     rules += linear_rules("head.bridge_layer.{t}.linear", "bridge_{t}/linear")
+    rules += linear_rules("head.bridge_layer.{t}", "bridge_{t}/linear")  # of bridge_type "direct"
     for layer in range(4):
         rules += linear_rules(
             f"head.regression_head.{{t}}.tfm.{2 * layer}", f"regression_head_{{t}}/hidden_{layer}"
@@ -62,6 +76,19 @@ def spnet_rules(trunk: str) -> list[Rule]:
         projector = f"head.align_emb_head.nae_head.projectors.{feature}"
         rules += linear_rules(f"{projector}.0", f"box_embedder/projector/{ours}_linear")
         rules += batch_norm_rules(f"{projector}.1", f"box_embedder/projector/{ours}_norm")
+    rules.append(
+        Rule(
+            "head.align_emb_loc_head.{t}.head.weight",
+            "params/location_embedder_{t}/linear/kernel",
+            linear_kernel,
+        )
+    )
+    # Batch-normalised logits: of the first stage's two normalisations ours is the one that is trained, the anchors'.
+    rules += batch_norm_rules("head.anchor_classification_head.logits.norm", "classification_head_0/norm")
+    rules += [
+        rule._replace(ours=None) for rule in batch_norm_rules("head.classification_head.0.head.norm", "")
+    ]
+    rules += batch_norm_rules("head.classification_head.{t}.head.norm", "classification_head_{t}/norm")
     rules += [
         Rule("head.reid_loss.lut", "memory/lookup_table"),
         Rule("head.reid_loss.cq", "memory/queue"),
@@ -70,14 +97,15 @@ def spnet_rules(trunk: str) -> list[Rule]:
 
 
 def port_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[str, Any]:
-    """Carries the tensors of an SPNet-S checkpoint to our variables.
+    """Carries the tensors of a checkpoint to our variables.
 
     A fine-tuned checkpoint fills everything; where the queue was to be written next is not in it, and starts
     at slot 0. A pre-training checkpoint (no lookup table) leaves the memory empty.
 
     Args:
       tensors: arrays by their name in the checkpoint, with or without the prefix "model.".
-      system: the SPNet they are for; trunk, number of identities and queue size must be the checkpoint's.
+      system: the SPNet they are for; trunk, cascade steps, heads, number of identities and queue size must be the
+        checkpoint's.
 
     Returns:
       {"params", "batch_stats", "memory"}.
