@@ -28,6 +28,19 @@ PRETRAINING_NAMES = (
 )
 
 
+def _last_stage_rules(trunk: str, torch: str, ours: str) -> list[Rule]:
+    """Rules of a box embedder's copy of the trunk's last stage.
+
+    Args:
+      trunk: the trunk's name.
+      torch: prefix in the checkpoint, "head.align_emb_head.emb_head.".
+      ours: prefix of the stage's variables without collection, ending in "/".
+    """
+    if trunk.startswith("resnet"):
+        return resnet_stage_rules(f"{torch}head.", ours)
+    return convnext_stage_rules(f"{torch}head.0.", f"{torch}head.1.", ours)
+
+
 def spnet_rules(trunk: str) -> list[Rule]:
     """The table for one trunk.
 
@@ -41,22 +54,18 @@ def spnet_rules(trunk: str) -> list[Rule]:
     Raises:
       PortingError: if there are no checkpoints with that trunk.
     """
-    stages = {  # copies of the trunk's last stage: where in the checkpoint, where with us
-        "head.align_emb_head.emb_head.head.": "box_embedder/last_stage/",
-        "head.align_emb_loc_head.{t}.emb_head.head.": "location_embedder_{t}/last_stage/",
-    }
     if trunk.startswith("convnext"):
         rules = convnext_rules("backbone.body.", "backbone/")
-        for torch, ours in stages.items():
-            rules += convnext_stage_rules(f"{torch}0.", f"{torch}1.", ours)
     elif trunk.startswith("resnet"):
         rules = resnet_rules("backbone.body.", "backbone/")
-        for torch, ours in stages.items():
-            rules += resnet_stage_rules(torch, ours)
     else:
         raise PortingError(
             f"There is no SPNet checkpoint with trunk {trunk!r} to port. Use a ResNet or ConvNeXt trunk."
         )
+    rules += _last_stage_rules(trunk, "head.align_emb_head.emb_head.", "box_embedder/last_stage/")
+    rules += _last_stage_rules(
+        trunk, "head.align_emb_loc_head.{t}.emb_head.", "location_embedder_{t}/last_stage/"
+    )
 
     for index, level in enumerate((3, 4, 5)):
         rules += convolution_rules(f"backbone.fpn.inner_blocks.{index}.0", f"fpn/lateral{level}")

@@ -23,14 +23,16 @@ class Samples(NamedTuple):
     Attributes:
       box: anchors, or boxes that the stage before predicted.
       matched: the person that each stands for, `BACKGROUND` or `IGNORED`.
-      target_box, target_identity: of that person; of the first person of the row for background.
+      target: number of that person (object-centric: in the row's scene, query-centric: over all slots of all
+        scenes); where several could be meant, background has the first one.
+      target_box: that person's box.
       valid: boxes that exist.
     """
 
     box: Float[Array, "row box 4"]
     matched: Int[Array, "row box"]
+    target: Int[Array, "row box"]
     target_box: Float[Array, "row box 4"]
-    target_identity: Int[Array, "row box"]
     valid: Bool[Array, "row box"]
 
 

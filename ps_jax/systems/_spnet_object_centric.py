@@ -82,7 +82,7 @@ def object_centric_losses(
         model.sow("intermediates", f"stage{step}", stage)
 
     predicted = predicted_boxes(stage, size)
-    target_identity = stage.samples.target_identity
+    target_identity = take(people.identity, stage.samples.target)
     accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou
     accurate &= stage.samples.valid & jnp.any(people.valid, axis=1)[:, None]
     embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
@@ -152,4 +152,4 @@ def _targets(
     """
     matched = jnp.where(sampled, matched, BACKGROUND)
     target = jnp.where(matched >= 0, matched, jnp.argmax(people.valid, axis=1)[:, None])
-    return Samples(box, matched, take(people.box, target), take(people.identity, target), sampled)
+    return Samples(box, matched, target, take(people.box, target), sampled)

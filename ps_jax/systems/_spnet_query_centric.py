@@ -127,7 +127,6 @@ def choose_anchors(
 
 def cascade_samples(
     pairs: Pairs,
-    identity: Int[Array, " pair"],
     stage: Stage,
     size: Int[Array, "pair 2"],
     match_high: float,
@@ -139,7 +138,6 @@ def cascade_samples(
 
     Args:
       pairs: the pairs.
-      identity: identity of each pair's query.
       stage: the stage before.
       size: (height, width) that its boxes are clipped to.
       match_high: overlap from which a box is positive.
@@ -151,20 +149,19 @@ def cascade_samples(
     exists = jnp.concatenate([stage.samples.valid, pairs.positive[:, None]], axis=1)
     overlaps = elementwise_iou(box, pairs.target_box[:, None]) >= match_high
     matched = jnp.where(overlaps & pairs.positive[:, None] & exists, 0, BACKGROUND)
-    return _samples(pairs, identity, box, matched, exists)
+    return _samples(pairs, box, matched, exists)
 
 
 def _samples(
     pairs: Pairs,
-    identity: Int[Array, " pair"],
     box: Float[Array, "pair box 4"],
     matched: Int[Array, "pair box"],
     valid: Bool[Array, "pair #box"],
 ) -> Samples:
     """Samples whose target is the pair's person."""
+    target = jnp.broadcast_to(pairs.query[:, None], matched.shape)
     target_box = jnp.broadcast_to(pairs.target_box[:, None], box.shape)
-    target_identity = jnp.broadcast_to(identity[:, None], matched.shape)
-    return Samples(box, matched, target_box, target_identity, jnp.broadcast_to(valid, matched.shape))
+    return Samples(box, matched, target, target_box, jnp.broadcast_to(valid, matched.shape))
 
 
 def query_centric_losses(
@@ -215,8 +212,7 @@ def query_centric_losses(
     giou = elementwise_giou(pairs.target_box[:, None], anchors[None])
     ranking = jax.lax.stop_gradient(-distance if model.positive_norm else distance)
     index = choose_anchors(giou, ranking, pairs.positive, model.samples_per_pair)
-    identity = people.identity.reshape(-1)[pairs.query]
-    samples = _samples(pairs, identity, anchors[index], take(matched, index), pairs.valid[:, None])
+    samples = _samples(pairs, anchors[index], take(matched, index), pairs.valid[:, None])
     offsets = model.offsets(0, anchor_embedding[pairs.scene[:, None], index], query[:, None])
     stage = Stage(samples, model.regression_head[0](offsets), take(logits, index))
     terms |= stage_losses(model, 0, stage)
@@ -228,7 +224,7 @@ def query_centric_losses(
             model,
             step,
             pyramid,
-            cascade_samples(pairs, identity, stage, size, model.match_high),
+            cascade_samples(pairs, stage, size, model.match_high),
             scene=pairs.scene,
             query=query[:, None],
         )
@@ -236,13 +232,13 @@ def query_centric_losses(
         model.sow("intermediates", f"stage{step}", stage)
 
     predicted = predicted_boxes(stage, size)
-    target_identity = stage.samples.target_identity
     accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou
     accurate &= stage.samples.valid & pairs.positive[:, None]
     kept, accurate = jax.vmap(
         lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
     )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
-    reid_boxes, reid_identity = take(predicted, kept), take(target_identity, kept)
+    reid_boxes = take(predicted, kept)
+    reid_identity = jnp.broadcast_to(people.identity.reshape(-1)[pairs.query][:, None], kept.shape)
     embedding = model.embed_boxes(pyramid, reid_boxes, accurate, train=True, scene=pairs.scene)
     terms["reid"] = model.reid_loss(
         [(embedding, reid_identity, accurate), (annotated, people.identity, people.valid)]
