@@ -37,6 +37,7 @@ from ps_jax.systems import _spnet_detection
 from ps_jax.systems._devices import gather_rows, sum_over_devices
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
+from ps_jax.systems._spnet_transfer import carry_over
 from ps_jax.systems._system import System, Variables
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
@@ -405,12 +406,24 @@ class SPNetSystem(System):
     def transfer(
         self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
     ) -> dict[str, Any]:
-        """See `System.transfer`. The bridge of a query-centric phase, which did not train it, starts at zero."""
-        variables = super().transfer(pretrained, fresh)
-        if pretrained_by is not None and pretrained_by.module.mode == "qc":
-            bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
-            variables["params"] = {**variables["params"], **bridges}
-        return variables
+        """See `System.transfer` and `ps_jax.systems._spnet_transfer.carry_over`.
+
+        Heads that start anew have the trunk's last stage as it was pre-trained.
+        """
+        trunk = {
+            name: pretrained[name].get("backbone", tree["backbone"])
+            for name, tree in fresh.items()
+            if "backbone" in tree
+        }
+        fresh = self.with_trunk(fresh, trunk)
+        before = pretrained_by.module if pretrained_by is not None else self.module
+        return {
+            **fresh,
+            **{
+                name: carry_over(pretrained[name], fresh[name], before, self.module)
+                for name in ("params", "batch_stats")
+            },
+        }
 
 
 def _copy_last_stage(variables: Variables) -> dict[str, Any]:
