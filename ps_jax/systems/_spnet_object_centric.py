@@ -44,6 +44,9 @@ def object_centric_losses(
     Returns:
       "anchor_classification", "bbox_regression1", those of `stage_losses` for each step of the cascade, "reid".
     """
+    model.check_anchors(
+        people.valid.shape[0], model.samples_per_image, "scenes (batch_size) x samples_per_image"
+    )
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
     offsets = model.offsets(0, anchor_embedding)

@@ -195,6 +195,7 @@ def query_centric_losses(
 
     pair_key, box_key = jax.random.split(key)
     pair_count = model.pairs_per_batch // device_count(model.axis_name)
+    model.check_anchors(pair_count, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair")
     (pair_key,) = numbered_keys(pair_key, 1, model.axis_name)
     pairs, chosen = choose_pairs(people, pair_count, pair_key, model.order)
     query = located.reshape(-1, located.shape[-1])[pairs.query]

@@ -34,7 +34,7 @@ from ps_jax.interface import Detections, People, Scenes
 from ps_jax.losses import InstanceMemory, giou_loss, oim_loss, sigmoid_focal_loss, update_memory
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import gather_rows, sum_over_devices
+from ps_jax.systems._devices import device_count, gather_rows, sum_over_devices
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
 from ps_jax.systems._spnet_transfer import carry_over
@@ -79,6 +79,8 @@ class SPNet(nn.Module):
       positive_fraction: largest share of positives among them.
       pairs_per_batch: query-centric: query-scene pairs of a batch.
       samples_per_pair: query-centric: anchors of a pair that go on to box regression.
+      anchors_per_batch: how many anchors of a batch are said to go on to box regression, on either path, so that
+        both can be compared; a step that takes another number is refused. None: not said.
       reid_iou: overlap with its person from which a predicted box counts for re-identification.
       oim_scale, oim_momentum, queue_size: of online instance matching; slots for unknown people.
       top_anchors, query_top_anchors: anchors looked at in detection, and for each query in a search.
@@ -118,6 +120,7 @@ class SPNet(nn.Module):
     positive_fraction: float = 0.5
     pairs_per_batch: int = 32
     samples_per_pair: int = 64
+    anchors_per_batch: int | None = None
     reid_iou: float = 0.7
     oim_scale: float = 30.0
     oim_momentum: float = 0.5
@@ -291,6 +294,22 @@ class SPNet(nn.Module):
         pyramid = self.features(scenes, train=True)
         self.sow("intermediates", "pyramid", pyramid)
         return path(self, pyramid, scenes, people, self.make_rng("sampling"))
+
+    def check_anchors(self, rows: int, samples: int, what: str) -> None:
+        """Raises ConfigError where a batch regresses another number of anchors than `anchors_per_batch`.
+
+        Args:
+          rows: scenes or pairs of this device's part of the batch.
+          samples: anchors of each.
+          what: names the two and how they are set, for the message.
+        """
+        rows *= device_count(self.axis_name)
+        if self.anchors_per_batch not in (None, rows * samples):
+            raise ConfigError(
+                f"anchors_per_batch is {self.anchors_per_batch}, but a batch regresses {rows} x {samples} = "
+                f"{rows * samples} anchors: {what}. Make them fit, or set anchors_per_batch to "
+                f"{rows * samples}; query- and object-centric training compare only at one number."
+            )
 
     def anchor_loss(
         self,
