@@ -4,6 +4,9 @@
 phase. So has `coco_persons`, which is for pre-training alone: nobody can be searched for in it. `streets`, the default,
 is the same recipe at a size for two CPU cores: MobileNetV2, small scenes, small crops, short embeddings, fewer samples,
 and a higher learning rate for a short run. `prw_small` is that size for PRW's layout.
+
+The large model, SPNet-L, has ConvNeXt-B. It is pre-trained like SPNet-S; fine-tuning adds two cascade steps, location
+heads of their own and embeddings of length 2048 for re-identification, on 1024 x 1024 crops (table 2).
 """
 
 import dataclasses
@@ -19,8 +22,8 @@ SMALL = ("streets", "prw_small")  # sized for two CPU cores
 PRETRAINING = ("coco_persons",)  # no identity is seen twice: only for pre-training
 
 
-def base(dataset: str) -> ConfigDict:
-    """Everything but the phases, for one of `DATASETS`.
+def base(dataset: str, large: bool = False) -> ConfigDict:
+    """Everything but the phases, for one of `DATASETS`; SPNet-L with `large`, else SPNet-S.
 
     Raises:
       ConfigError: there is no such data set.
@@ -40,7 +43,7 @@ def base(dataset: str) -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "trunk": "mobilenet_v2" if small else "convnext_tiny",
+            "trunk": "mobilenet_v2" if small else "convnext_base" if large else "convnext_tiny",
             "embedding_dim": 64 if small else 128,
             "reid_dim": 64 if small else 128,
             "oim_scale": 10.0 if small else 30.0,  # 10 learns faster in a short run
@@ -86,12 +89,14 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
     """Pre-training (section 3.2), query- or object-centric: two views of each scene, a slow trunk, a momentum queue.
 
     Both modes regress as many anchors in a batch: pairs times samples of a pair, or scenes times samples of one.
+    The step checks it, so that the two stay comparable whatever is changed (supplement, section 8).
     """
     small = dataset in SMALL
     return ConfigDict(
         {
             "model": {
                 "mode": mode,
+                "anchors_per_batch": 256 if small else 2048,
                 "pairs_per_batch": 16 if small else 32,  # of mode "qc"
                 "samples_per_pair": 16 if small else 64,
                 "samples_per_image": 32 if small else 256,  # of mode "oc"
@@ -120,19 +125,27 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
     )
 
 
-def finetune(dataset: str) -> ConfigDict:
-    """Object-centric training with online instance matching."""
+def finetune(dataset: str, large: bool = False) -> ConfigDict:
+    """Object-centric training with online instance matching, of SPNet-S or SPNet-L."""
     small = dataset in SMALL
+    model = {
+        "mode": "oc",
+        "samples_per_image": 16 if small else 128,
+        "start_from_momentum_encoder": False,
+        "backbone_tuning": "full",
+    }
+    if large:
+        model |= {
+            "num_cascade_steps": 2,
+            "separate_location_heads": True,
+            "reid_dim": 128 if small else 2048,
+            "replicate_stages": True,  # what was pre-trained starts all stages ("PT-Rep")
+        }
     return ConfigDict(
         {
-            "model": {
-                "mode": "oc",
-                "samples_per_image": 16 if small else 128,
-                "start_from_momentum_encoder": False,
-                "backbone_tuning": "full",
-            },
+            "model": model,
             "augmentation": "rrc2",
-            "crop": 160 if small else 512,
+            "crop": 160 if small else 1024 if large else 512,
             "views": 1,
             "batch_size": 8,
             "epochs": 8.0 if small else 30.0,

@@ -16,13 +16,13 @@ A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV
 from configs import spnet_base
 
 
-def get_config(dataset: str = "streets"):
+def get_config(dataset: str = "streets", large: bool = False):
     """The configuration for one of `spnet_base.DATASETS`."""
-    config = spnet_base.base(dataset)
+    config = spnet_base.base(dataset, large)
     if dataset in spnet_base.PRETRAINING:
         config.phases = ("pretrain",)
         config.pretrain = spnet_base.pretrain(dataset, mode="oc")
     else:
         config.phases = ("finetune",)
-        config.finetune = spnet_base.finetune(dataset)
+        config.finetune = spnet_base.finetune(dataset, large)
     return config.lock()

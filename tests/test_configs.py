@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from configs import spnet_base, spnet_oc, spnet_qc
+from configs import spnet_base, spnet_oc, spnet_oc_l, spnet_qc, spnet_qc_l
 from ps_jax.systems import build_system
 from ps_jax.training.phases import model_arguments
 
@@ -31,12 +31,39 @@ def test_object_centric_pretraining_differs_in_the_path_alone():
     first, second = one["pretrain"]["model"], other["pretrain"]["model"]
     assert (first.pop("mode"), second.pop("mode")) == ("qc", "oc")
     assert one == other
+    assert first == second
     assert (first["pairs_per_batch"], first["samples_per_pair"], first["samples_per_image"]) == (32, 64, 256)
-    assert 8 * 256 == 32 * 64  # as many anchors in a batch of 8 scenes
+    assert first["anchors_per_batch"] == 2048  # 8 scenes x 256 = 32 pairs x 64
+
+
+@pytest.mark.parametrize("dataset", ["prw", "streets"])
+def test_both_modes_of_pretraining_regress_the_anchors_they_claim(dataset):
+    for mode in ("qc", "oc"):
+        phase = spnet_base.pretrain(dataset, mode)
+        model, scenes = phase.model, phase.batch_size
+        rows = (
+            (model.pairs_per_batch, model.samples_per_pair)
+            if mode == "qc"
+            else (scenes, model.samples_per_image)
+        )
+        assert rows[0] * rows[1] == model.anchors_per_batch
+
+
+def test_the_large_model_is_the_papers():
+    config = spnet_qc_l.get_config("cuhk_sysu")
+    assert config.model.trunk == "convnext_base"
+    before, after = (model_arguments(config, phase, num_identities=3) for phase in config.phases)
+    assert (before["embedding_dim"], before["reid_dim"], config.pretrain.crop) == (128, 128, 512)
+    assert "num_cascade_steps" not in before and "separate_location_heads" not in before
+    assert (after["embedding_dim"], after["reid_dim"], config.finetune.crop) == (128, 2048, 1024)
+    assert (after["num_cascade_steps"], after["separate_location_heads"]) == (2, True)
+    assert (after["mode"], after["samples_per_image"], after["replicate_stages"]) == ("oc", 128, True)
+    alone = spnet_oc_l.get_config("cuhk_sysu")
+    assert alone.phases == ("finetune",) and alone.finetune == config.finetune
 
 
 @pytest.mark.parametrize("dataset", spnet_base.DATASETS)
-@pytest.mark.parametrize("module", [spnet_qc, spnet_oc])
+@pytest.mark.parametrize("module", [spnet_qc, spnet_oc, spnet_qc_l, spnet_oc_l])
 def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
     config = module.get_config(dataset)
     assert config.is_locked and config.pretrained == ""

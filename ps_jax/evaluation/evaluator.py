@@ -103,7 +103,7 @@ def evaluate(
             compiled,
             source,
             split,
-            findings.queries,
+            findings,
             _relevant_queries(split, tasks, numbers),
             similarity=settings.similarity,
             branches=settings.branches,

@@ -50,11 +50,19 @@ class CompiledSystem:
             self.traces["detect_and_embed"] += 1
             return _float32((system.detect(variables, scenes), system.embed(variables, scenes, boxes)))
 
+        def embed_both(variables, scenes, boxes):
+            # In one program too: a system that makes no difference between the two computes them once.
+            self.traces["embed_both"] += 1
+            return _float32(
+                (system.embed(variables, scenes, boxes), system.embed_queries(variables, scenes, boxes))
+            )
+
         def find(variables, scenes, queries):
             self.traces["find"] += 1
             return _float32(system.find(variables, scenes, queries))
 
-        self._functions = {f.__name__: jax.jit(f) for f in (detect, embed, detect_and_embed, find)}
+        functions = (detect, embed, detect_and_embed, embed_both, find)
+        self._functions = {function.__name__: jax.jit(function) for function in functions}
 
     def __call__(self, name: str, batch: Batch, *inputs: Any) -> Any:
         """Runs one of the functions on a batch; returns host arrays."""
@@ -68,12 +76,15 @@ class Findings:
     Attributes:
       detections: detected people of every scene; empty where detection needs a query.
       people: the annotated boxes with score 1 and their embeddings; empty where not asked for.
-      queries: f32[queries, width], the query embeddings.
+      queries: f32[queries, width], the query embeddings, to compare with those of detections.
+      sought: f32[queries, sought_width], the embeddings that a query-centric search looks for; None where detection
+        needs no query.
     """
 
     detections: DetectionTable
     people: DetectionTable
     queries: Float[np.ndarray, "queries width"]
+    sought: Float[np.ndarray, "queries sought_width"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +141,7 @@ def run_object_centric(
         largest overlap in the query's scene (at the box where nothing overlaps it).
       true_boxes: also embed all annotated boxes.
       batch_size: scenes in a batch.
-      detect: False for only embedding.
+      detect: False for only embedding, for a query-centric search.
 
     Returns:
       The findings, in the order of the split's scenes.
@@ -142,20 +153,23 @@ def run_object_centric(
     requests = BoxRequests(split, queries, true_boxes)
     detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     embeddings: dict[int, np.ndarray] = {}
+    sought: dict[int, np.ndarray] = {}
     for batch in _batches(source, split, batch_size, "detect" if detect else "embed"):
         chunks = _box_chunks(batch, split, requests)
         parts, found = [], None
-        if detect and chunks:
+        if not detect:
+            parts = [compiled("embed_both", batch, chunk) for chunk in chunks]
+        elif chunks:
             found, first = compiled("detect_and_embed", batch, chunks.pop(0))
-            parts.append(first)
-        elif detect:
+            parts = [(first,), *((compiled("embed", batch, chunk),) for chunk in chunks)]
+        else:
             found = compiled("detect", batch)
-        parts += [compiled("embed", batch, chunk) for chunk in chunks]
         for row, position in _real_rows(batch):
             if parts:
                 count = len(requests.boxes[position])
-                embeddings[position] = np.concatenate([part[row] for part in parts])[:count]
-                _check_finite(embeddings[position], split, position)
+                for place, values in zip((embeddings, sought), zip(*parts, strict=True), strict=False):
+                    place[position] = np.concatenate([value[row] for value in values])[:count]
+                    _check_finite(place[position], split, position)
             if found is not None:
                 box, score, embedding, valid = (np.asarray(field)[row] for field in found)
                 box = box[valid] * _ratio(batch, row, split, position)
@@ -165,7 +179,12 @@ def run_object_centric(
     count = len(split.scenes)
     table = make_table(detections[position] for position in range(count)) if detect else empty_table(count)
     people = _people_table(split, embeddings) if true_boxes else empty_table(count)
-    return Findings(table, people, _query_vectors(queries, requests, embeddings, table, query_rule))
+    return Findings(
+        table,
+        people,
+        _query_vectors(queries, requests, embeddings, table, query_rule),
+        np.stack([sought[position][number] for position, number in requests.places]) if sought else None,
+    )
 
 
 def _query_vectors(
@@ -206,7 +225,7 @@ def run_query_centric(
     compiled: CompiledSystem,
     source: Any,
     split: Split,
-    vectors: Float[np.ndarray, "queries width"],
+    findings: Findings,
     relevant: Sequence[np.ndarray],
     *,
     similarity: str,
@@ -220,7 +239,7 @@ def run_query_centric(
     Args:
       compiled: the system.
       source, split: as in `run_object_centric`.
-      vectors: f32[queries, width], query embeddings as `embed` made them.
+      findings: the queries' embeddings, from `run_object_centric` with `detect=False`.
       relevant: for each scene of the split i64[relevant], the queries that are looked for in it.
       similarity, branches: as in `ps_jax.evaluation.similarity`.
       score_threshold: detections below it are not kept.
@@ -230,7 +249,9 @@ def run_query_centric(
     Returns:
       Detections of every pair of query and scene that is relevant.
     """
-    queries = unit_rows(vectors, branches)
+    vectors = findings.sought
+    assert vectors is not None, "made with detect=False"
+    queries = unit_rows(findings.queries, branches)
     kept: list[tuple[np.ndarray, ...]] = []
     for batch in _batches(source, split, batch_size, "find"):
         rows = _real_rows(batch)

@@ -1,8 +1,9 @@
 """From a box to an embedding: RoIAlign, a copy of the trunk's last stage, and a projection.
 
-One such embedder makes SPNet's re-identification features and, with shared heads, the query embeddings of
-the query-centric path too (SPNet, section 3.1). The projector is the embedding part of Chen et al.,
-"Norm-Aware Embedding for Efficient Person Search", CVPR 2020.
+`BoxEmbedder` makes SPNet's re-identification features and, with shared heads, the embeddings that boxes are
+located by too; with separate heads these come from one `LocationEmbedder` for each stage of the cascade
+(SPNet, section 3.1). The projector is the embedding part of Chen et al., "Norm-Aware Embedding for Efficient
+Person Search", CVPR 2020.
 """
 
 import contextlib
@@ -86,11 +87,53 @@ class ReidProjector(nn.Module):
         return jnp.concatenate(halves, axis=-1)
 
 
-class BoxEmbedder(nn.Module):
-    """Embeds boxes from the finest level of a feature pyramid.
+def pool_boxes(
+    embedder: "BoxEmbedder | LocationEmbedder",
+    features: Float[Array, "batch height width channel"],
+    boxes: Float[Array, "row 4"],
+    scene: Int[Array, " row"],
+    valid: Bool[Array, " row"],
+    train: bool,
+) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
+    """RoIAlign to 14x14 (sampling ratio 2, not aligned) and the embedder's last stage.
 
-    RoIAlign to 14x14 (sampling ratio 2, not aligned), the last stage of a trunk, and the global maxima
-    before and after that stage, projected. Where the stage is `average_pooled` (SOLIDER's) the means instead.
+    Args:
+      embedder: the bound module, whose `last_stage`, `stride` and `axis_name` are used.
+      features: the map the boxes are looked up in.
+      boxes: xyxy in pixels of the image.
+      scene: which image of the batch each box lies in.
+      valid: boxes that exist.
+      train: normalise with the statistics of all valid boxes of this call.
+
+    Returns:
+      The global maxima of each box's patch before and after the last stage, the means where that is `average_pooled`
+      (SOLIDER's); zeros where not valid.
+    """
+
+    def pooled(module, features, rows, valid):
+        boxes, scene = rows
+        patches = roi_align(
+            features,
+            boxes,
+            scene,
+            output_size=ROI_SIZE,
+            spatial_scale=1.0 / module.stride,
+            sampling_ratio=SAMPLING_RATIO,
+            aligned=False,
+            max_sampling=None,
+        )
+        with row_mask(valid):
+            deep = module.last_stage(patches, train)
+        pool = jnp.mean if getattr(module.last_stage, "average_pooled", False) else jnp.max
+        return pool(patches, axis=(1, 2)), pool(deep, axis=(1, 2))
+
+    return apply_to_existing_rows(pooled, embedder, features, (boxes, scene), valid, embedder.axis_name)
+
+
+class BoxEmbedder(nn.Module):
+    """Embeds boxes from the finest level of a feature pyramid for re-identification.
+
+    What is pooled before and after the last stage of a trunk (see `pool_boxes`), projected.
 
     Attributes:
       last_stage: a trunk's `last_stage()`, weights of its own.
@@ -118,32 +161,49 @@ class BoxEmbedder(nn.Module):
         """Embeds boxes; gradients flow into the features and the weights, not into the boxes.
 
         Args:
-          features: the map the boxes are looked up in.
-          boxes: xyxy in pixels of the image.
-          scene: which image of the batch each box lies in.
-          valid: boxes that exist.
-          train: normalise with the statistics of all valid boxes of this call.
+          features, boxes, scene, valid, train: see `pool_boxes`.
 
         Returns:
           f32 embeddings [row, dimension], meaningless where not valid.
         """
-
-        def pooled(module, features, rows, valid):
-            boxes, scene = rows
-            patches = roi_align(
-                features,
-                boxes,
-                scene,
-                output_size=ROI_SIZE,
-                spatial_scale=1.0 / module.stride,
-                sampling_ratio=SAMPLING_RATIO,
-                aligned=False,
-                max_sampling=None,
-            )
-            with row_mask(valid):
-                deep = module.last_stage(patches, train)
-            pool = jnp.mean if getattr(module.last_stage, "average_pooled", False) else jnp.max
-            return pool(patches, axis=(1, 2)), pool(deep, axis=(1, 2))
-
-        shallow, deep = apply_to_existing_rows(pooled, self, features, (boxes, scene), valid, self.axis_name)
+        shallow, deep = pool_boxes(self, features, boxes, scene, valid, train)
         return self.projector(shallow, deep, valid, train)
+
+
+class LocationEmbedder(nn.Module):
+    """Embeds boxes from the finest level of a feature pyramid for being located.
+
+    What is pooled after the last stage of a trunk (see `pool_boxes`) and a linear map without bias or
+    normalisation, in float32.
+
+    Attributes:
+      last_stage, stride, axis_name: as of `BoxEmbedder`.
+      dimension: length of the embedding.
+    """
+
+    last_stage: nn.Module
+    dimension: int
+    stride: int = 8
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        self.linear = Linear(self.dimension, use_bias=False)
+
+    def __call__(
+        self,
+        features: Float[Array, "batch height width channel"],
+        boxes: Float[Array, "row 4"],
+        scene: Int[Array, " row"],
+        valid: Bool[Array, " row"],
+        train: bool,
+    ) -> Float[Array, "row {self.dimension}"]:
+        """Embeds boxes; gradients flow into the features and the weights, not into the boxes.
+
+        Args:
+          features, boxes, scene, valid, train: see `pool_boxes`.
+
+        Returns:
+          f32 embeddings [row, dimension], zeros where not valid.
+        """
+        _, deep = pool_boxes(self, features, boxes, scene, valid, train)
+        return self.linear(deep.astype(jnp.float32))

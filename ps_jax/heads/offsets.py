@@ -1,27 +1,62 @@
-"""Small heads on embeddings: the bridge to the object-centric path, and box regression from an offset."""
+"""Offsets between a query and an anchor: how they come about, with and without a query, and what they tell."""
+
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ps_jax.heads.norm_logits import offset_norm
 from ps_jax.layers import Linear
 
+_TEMPERATURE = 0.1
+
+
+def difference(
+    query: Float[Array, "*#rows dimension"], embedding: Float[Array, "*rows dimension"]
+) -> Float[Array, "*rows dimension"]:
+    """The offset o = q - a of SPNet's paper (section 3.1)."""
+    return query - embedding
+
+
+def product(
+    query: Float[Array, "*#rows dimension"], embedding: Float[Array, "*rows dimension"]
+) -> Float[Array, "*rows dimension"]:
+    """The offset o = a sigmoid(q / 0.1), an option of SPNet's released code: the query says which entries count."""
+    return embedding * jax.nn.sigmoid(query / _TEMPERATURE)
+
+
+COMBINERS: dict[str, Callable[..., jax.Array]] = {"difference": difference, "product": product}
+
+
+def _minus_identity(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "rows columns"]:
+    del key
+    return -jnp.eye(*shape, dtype=dtype)
+
 
 class Bridge(nn.Module):
-    """Predicts the query embedding from the anchor embedding itself: o = (W a + b) - a.
+    """Predicts the offset from the anchor embedding alone, in the place of a query (SPNet, section 3.1).
 
-    It joins SPNet's object-centric path to the head that both paths share (SPNet, section 3.1). W and b
-    start at zero, so that o = -a. Computed in float32.
+    It joins SPNet's object-centric path to the head that both paths share. Computed in float32.
+
+    Attributes:
+      combine: makes the offset of the predicted query W a + b and the anchor embedding. W and b start at
+        zero, so that the difference starts as o = -a.
+      direct: predict the offset itself, o = W a + b. W starts as minus the identity and b at zero: o = -a.
     """
+
+    combine: Callable[..., jax.Array] = difference
+    direct: bool = False
 
     @nn.compact
     def __call__(self, anchor_embedding: Float[Array, "*rows dimension"]) -> Float[Array, "*rows dimension"]:
         """Offsets o, shaped like `anchor_embedding`."""
         zeros = nn.initializers.zeros
+        kernel_init = _minus_identity if self.direct else zeros
         dimension = anchor_embedding.shape[-1]
-        query = Linear(dimension, kernel_init=zeros, bias_init=zeros, name="linear")(anchor_embedding)
-        return query - anchor_embedding
+        linear = Linear(dimension, kernel_init=kernel_init, bias_init=zeros, name="linear")(anchor_embedding)
+        return linear if self.direct else self.combine(linear, anchor_embedding)
 
 
 class BoxRegressor(nn.Module):
@@ -40,8 +75,9 @@ def query_distances(
     query: Float[Array, "pair dimension"],
     scene: Int[Array, " pair"],
     anchor_embedding: Float[Array, "batch anchor dimension"],
+    combine: Callable[..., jax.Array] = difference,
 ) -> Float[Array, "pair anchor"]:
-    """Lengths |q - a| of the offsets between a query and all anchors of a scene, pair by pair.
+    """Lengths of the offsets between a query and all anchors of a scene, pair by pair.
 
     The offsets themselves never exist for more than one pair at a time, nor are they kept for the gradient.
     Differences are taken directly: the expanded square loses the digits of short offsets.
@@ -50,6 +86,7 @@ def query_distances(
       query: query embedding of each pair.
       scene: the scene of the batch that each pair looks at.
       anchor_embedding: embeddings of all anchors.
+      combine: makes offsets of a query and embeddings.
 
     Returns:
       f32 lengths.
@@ -58,6 +95,6 @@ def query_distances(
     @jax.checkpoint
     def distances(pair):
         query, scene = pair
-        return offset_norm(query - anchor_embedding[scene])
+        return offset_norm(combine(query, anchor_embedding[scene]))
 
     return jax.lax.map(distances, (query, scene))

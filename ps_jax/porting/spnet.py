@@ -1,4 +1,4 @@
-"""Porting table of SPNet-S under the names of its authors' checkpoints."""
+"""Porting table of SPNet, S and L, under the names of its authors' checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ps_jax.errors import PortingError
-from ps_jax.porting.rules import Rule, batch_norm_rules, convolution_rules, linear_rules, port_tensors
+from ps_jax.porting.rules import (
+    Rule,
+    batch_norm_rules,
+    convolution_rules,
+    linear_kernel,
+    linear_rules,
+    port_tensors,
+)
 from ps_jax.porting.swin import solider_swin_stage_rules, swin_stage_rules
 from ps_jax.porting.trunks import convnext_stage_rules, resnet_stage_rules, trunk_rules
 from ps_jax.systems import System
@@ -49,7 +56,8 @@ def spnet_rules(trunk: str) -> list[Rule]:
       trunk: one of `ps_jax.backbones.TRUNKS`.
 
     Returns:
-      Rules for every tensor of a fine-tuned SPNet-S checkpoint.
+      Rules for every tensor of a fine-tuned checkpoint, of any number of cascade steps, with shared or separate
+      location heads.
 
     Raises:
       PortingError: if there are no checkpoints with that trunk.
@@ -61,6 +69,10 @@ def spnet_rules(trunk: str) -> list[Rule]:
     body = "backbone.swin." if trunk.startswith("solider_swin") else "backbone.body."
     rules = trunk_rules(trunk, (), body, "backbone/")
     rules += _last_stage_rules(trunk, "head.align_emb_head.emb_head.", "box_embedder/last_stage/")
+    rules += _last_stage_rules(
+        trunk, "head.align_emb_loc_head.{t}.emb_head.", "location_embedder_{t}/last_stage/"
+    )
+
     for index, level in enumerate((3, 4, 5)):
         rules += convolution_rules(f"backbone.fpn.inner_blocks.{index}.0", f"fpn/lateral{level}")
         rules += convolution_rules(f"backbone.fpn.layer_blocks.{index}.0", f"fpn/output{level}")
@@ -69,6 +81,7 @@ def spnet_rules(trunk: str) -> list[Rule]:
 
     rules += convolution_rules("head.feature_head.emb_pred", "anchor_embedder/convolution")
     rules += linear_rules("head.bridge_layer.{t}.linear", "bridge_{t}/linear")
+    rules += linear_rules("head.bridge_layer.{t}", "bridge_{t}/linear")  # of bridge_type "direct"
     for layer in range(4):
         rules += linear_rules(
             f"head.regression_head.{{t}}.tfm.{2 * layer}", f"regression_head_{{t}}/hidden_{layer}"
@@ -78,6 +91,19 @@ def spnet_rules(trunk: str) -> list[Rule]:
         projector = f"head.align_emb_head.nae_head.projectors.{feature}"
         rules += linear_rules(f"{projector}.0", f"box_embedder/projector/{ours}_linear")
         rules += batch_norm_rules(f"{projector}.1", f"box_embedder/projector/{ours}_norm")
+    rules.append(
+        Rule(
+            "head.align_emb_loc_head.{t}.head.weight",
+            "params/location_embedder_{t}/linear/kernel",
+            linear_kernel,
+        )
+    )
+    # Batch-normalised logits: of the first stage's two normalisations ours is the one that is trained, the anchors'.
+    rules += batch_norm_rules("head.anchor_classification_head.logits.norm", "classification_head_0/norm")
+    rules += [
+        rule._replace(ours=None) for rule in batch_norm_rules("head.classification_head.0.head.norm", "")
+    ]
+    rules += batch_norm_rules("head.classification_head.{t}.head.norm", "classification_head_{t}/norm")
     rules += [
         Rule("head.reid_loss.lut", "memory/lookup_table"),
         Rule("head.reid_loss.cq", "memory/queue"),
@@ -100,7 +126,7 @@ def momentum_encoder_rules(trunk: str) -> list[Rule]:
 
 
 def port_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[str, Any]:
-    """Carries the tensors of an SPNet-S checkpoint to our variables.
+    """Carries the tensors of a checkpoint to our variables.
 
     A fine-tuned checkpoint fills everything; where the queue was to be written next is not in it, and starts
     at slot 0. A pre-training checkpoint (no lookup table) leaves lookup table and queue empty, as its queue
@@ -108,7 +134,8 @@ def port_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[str, A
 
     Args:
       tensors: arrays by their name in the checkpoint, with or without the prefix "model.".
-      system: the SPNet they are for; trunk, number of identities and queue size must be the checkpoint's.
+      system: the SPNet they are for; trunk, cascade steps, heads, number of identities and queue size must be the
+        checkpoint's.
 
     Returns:
       {"params", "batch_stats", "memory"}.

@@ -1,15 +1,16 @@
-"""SPNet at test time, on both paths: the best anchors, regressed, cleaned of duplicates and embedded."""
+"""SPNet at test time, on both paths: the best anchors, regressed, cleaned of duplicates, refined and embedded."""
 
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels.nms import nms
 from ps_jax.boxes import clip_boxes, decode
-from ps_jax.heads import fixed_norm_logit, offset_norm, query_distances
+from ps_jax.heads import offset_norm, query_distances
 from ps_jax.interface import Detections, Scenes
+from ps_jax.systems._spnet_cascade import take
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -28,14 +29,13 @@ def detect(model: "SPNet", scenes: Scenes) -> Detections:
     pyramid = model.features(scenes, train=False)
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
-    distance = offset_norm(model.bridge[0](anchor_embedding))
-    nearest = _nearest(distance, model.top_anchors)
-    offsets = model.bridge[0](jnp.take_along_axis(anchor_embedding, nearest[..., None], axis=1))
-    scene = jnp.arange(nearest.shape[0])
+    best = _best(model, offset_norm(model.offsets(0, anchor_embedding)), model.top_anchors)
+    offsets = model.offsets(0, jnp.take_along_axis(anchor_embedding, best[..., None], axis=1))
+    scene = jnp.arange(best.shape[0])
     model.sow("intermediates", "pyramid", pyramid)
     model.sow("intermediates", "anchors", anchors)
     model.sow("intermediates", "anchor_embedding", anchor_embedding)
-    return _from_offsets(model, pyramid, scenes, scene, anchors[nearest], offsets)
+    return _from_offsets(model, pyramid, scenes, scene, anchors[best], offsets)
 
 
 def find(model: "SPNet", scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
@@ -44,7 +44,7 @@ def find(model: "SPNet", scenes: Scenes, queries: Float[Array, "query dimension"
     Args:
       model: the bound module.
       scenes: B scenes.
-      queries: Q embeddings of people as `embed` makes them.
+      queries: Q embeddings of people as `embed_queries` makes them.
 
     Returns:
       Arrays [B, Q, query_top_anchors, ...].
@@ -55,16 +55,17 @@ def find(model: "SPNet", scenes: Scenes, queries: Float[Array, "query dimension"
     batch, count = anchor_embedding.shape[0], queries.shape[0]
     scene = jnp.repeat(jnp.arange(batch), count)
     query = jnp.tile(queries.astype(jnp.float32), (batch, 1))
-    nearest = _nearest(query_distances(query, scene, anchor_embedding), model.query_top_anchors)
-    offsets = query[:, None] - anchor_embedding[scene[:, None], nearest]
-    found = _from_offsets(model, pyramid, scenes, scene, anchors[nearest], offsets)
+    distance = query_distances(query, scene, anchor_embedding, lambda q, a: model.offsets(0, a, q))
+    best = _best(model, distance, model.query_top_anchors)
+    offsets = model.offsets(0, anchor_embedding[scene[:, None], best], query[:, None])
+    found = _from_offsets(model, pyramid, scenes, scene, anchors[best], offsets, query[:, None])
     return jax.tree.map(lambda x: x.reshape(batch, count, *x.shape[1:]), found)
 
 
-def _nearest(distance: Float[Array, "row anchor"], count: int) -> Int[Array, "row nearest"]:
-    """Numbers of the `count` anchors of least distance in each row, nearest first (all, if there are fewer)."""
-    _, index = jax.lax.top_k(-distance, min(count, distance.shape[1]))
-    return index
+def _best(model: "SPNet", norm: Float[Array, "row anchor"], count: int) -> Int[Array, "row best"]:
+    """Numbers of the `count` anchors of each row that score highest, best first (all, if there are fewer)."""
+    score = norm if model.positive_norm else -norm
+    return jax.lax.top_k(score, min(count, norm.shape[1]))[1]
 
 
 def _from_offsets(
@@ -74,8 +75,9 @@ def _from_offsets(
     scene: Int[Array, " row"],
     anchors: Float[Array, "row anchor 4"],
     offsets: Float[Array, "row anchor dimension"],
+    query: Float[Array, "row 1 dimension"] | None = None,
 ) -> Detections:
-    """Scores, regresses, suppresses and embeds; each row is a search of its own, best anchors first.
+    """Scores, regresses, suppresses, refines and embeds; each row is a search of its own, best anchors first.
 
     Args:
       model: the bound module.
@@ -84,27 +86,31 @@ def _from_offsets(
       scene: which scene each row searches.
       anchors: the anchors of each row.
       offsets: their offsets.
+      query: query of each row; None on the object-centric path.
 
     Returns:
       Arrays [row, at most detections_per_scene, ...].
     """
-    logits = fixed_norm_logit(offset_norm(offsets), model.embedding_dim)
+    exists = jnp.ones(anchors.shape[:2], bool)
+    logits = model.logits(0, offset_norm(offsets), exists, train=False)
     deltas = model.regression_head[0](offsets)
     model.sow("intermediates", "top_logits", logits)
     model.sow("intermediates", "top_deltas", deltas)
     model.sow("intermediates", "top_anchors", anchors)
 
+    size = jnp.asarray(scenes.size)[scene]
     best = slice(None, model.detections_per_scene)
     score = jax.nn.sigmoid(logits[:, best])
-    box = clip_boxes(decode(deltas[:, best], anchors[:, best]), jnp.asarray(scenes.size)[scene])
-    candidate = score > model.score_threshold
-    kept = jax.vmap(nms, in_axes=(0, 0, 0, None))(box, score, candidate, model.nms_threshold)
+    box = clip_boxes(decode(deltas[:, best], anchors[:, best]), size)
+    box, score, valid = _suppress(box, score, score > model.score_threshold, model.nms_threshold)
+    for step in range(1, model.num_cascade_steps + 1):
+        embedding = model.embed_locations(step, pyramid, box, valid, train=False, scene=scene)
+        offsets = model.offsets(step, embedding, query)
+        # The score of the last step counts, even where it falls below the threshold.
+        score = jax.nn.sigmoid(model.logits(step, offset_norm(offsets), valid, train=False))
+        box = clip_boxes(decode(model.regression_head[step](offsets), box), size)
+        box, score, valid = _suppress(box, score, valid, model.nms_threshold)
 
-    order = jnp.argsort(~kept, axis=1, stable=True)
-    box, score, valid = (
-        jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
-        for x in (box, score, kept)
-    )
     embedding = model.embed_boxes(pyramid, box, valid, train=False, scene=scene)
     return Detections(
         box=jnp.where(valid[..., None], box, 0.0),
@@ -112,3 +118,15 @@ def _from_offsets(
         embedding=jnp.where(valid[..., None], embedding, 0.0),
         valid=valid,
     )
+
+
+def _suppress(
+    box: Float[Array, "row box 4"],
+    score: Float[Array, "row box"],
+    valid: Bool[Array, "row box"],
+    threshold: float,
+) -> tuple[Float[Array, "row box 4"], Float[Array, "row box"], Bool[Array, "row box"]]:
+    """Boxes, scores and mask after non-maximum suppression, those that stand first, by falling score."""
+    kept = jax.vmap(nms, in_axes=(0, 0, 0, None))(box, score, valid, threshold)
+    order = jnp.argsort(jnp.where(kept, -score, jnp.inf), axis=1, stable=True)
+    return take(box, order), take(score, order), take(kept, order)

@@ -4,20 +4,20 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ps_jax.boxes import (
     BACKGROUND,
-    clip_boxes,
-    decode,
+    IGNORED,
     elementwise_iou,
     match_anchors,
     pairwise_iou,
     sample_balanced,
 )
-from ps_jax.heads import fixed_norm_logit, offset_norm
+from ps_jax.heads import offset_norm
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import numbered_keys
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
 from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def object_centric_losses(
 ) -> dict[str, Float[Array, ""]]:
     """Losses of the object-centric path.
 
-    All anchors of all scenes are classified; a sample of them goes on to box regression, and the boxes
-    predicted well go on to re-identification.
+    All anchors of all scenes are classified; a sample of them goes on to box regression and the cascade, and
+    the boxes predicted well at the end go on to re-identification.
 
     Args:
       model: the bound module.
@@ -43,12 +43,15 @@ def object_centric_losses(
       key: random key for sampling, the same on all devices.
 
     Returns:
-      "anchor_classification", "bbox_regression1" and "reid".
+      "anchor_classification", "bbox_regression1", those of `stage_losses` for each step of the cascade, "reid".
     """
+    model.check_anchors(
+        people.valid.shape[0], model.samples_per_image, "scenes (batch_size) x samples_per_image"
+    )
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
-    offsets = model.bridge[0](anchor_embedding)
-    logits = fixed_norm_logit(offset_norm(offsets), model.embedding_dim)
+    offsets = model.offsets(0, anchor_embedding)
+    logits = model.logits(0, offset_norm(offsets), jnp.ones(offsets.shape[0], bool), train=True)
 
     def match(boxes, valid):
         iou = pairwise_iou(boxes, anchors)
@@ -56,6 +59,60 @@ def object_centric_losses(
 
     matched = jax.vmap(match)(people.box, people.valid)
     terms = {"anchor_classification": model.anchor_loss(logits, matched)}
+
+    key, *step_keys = jax.random.split(key, 1 + model.num_cascade_steps) if model.num_cascade_steps else [key]
+    index, sampled = _sample(model, key, matched)
+    samples = _targets(people, anchors[index], take(matched, index), sampled)
+    deltas = model.regression_head[0](take(offsets, index))
+    stage = Stage(samples, deltas, take(logits, index))
+    terms |= stage_losses(model, 0, stage)
+    model.sow("intermediates", "stage0", stage)
+
+    annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
+    if model.separate_location_heads:
+        # Trains nothing, but moves the batch statistics of the first location head towards annotated boxes, as
+        # the released code does: it embeds them here, too.
+        located = model.embed_locations(1, pyramid, people.box, people.valid, train=True)
+        model.sow("intermediates", "people_location", located)
+    size = model.clip_size(scenes)
+    for step, step_key in enumerate(step_keys, 1):
+        box, candidate_matched = _candidates(model, stage, size, people)
+        chosen, exists = _sample(model, step_key, candidate_matched)
+        samples = _targets(people, take(box, chosen), take(candidate_matched, chosen), exists)
+        stage = run_step(model, step, pyramid, samples)
+        terms |= stage_losses(model, step, stage)
+        model.sow("intermediates", f"candidates{step}", candidate_matched)
+        model.sow("intermediates", f"chosen{step}", chosen)
+        model.sow("intermediates", f"stage{step}", stage)
+
+    scene = jnp.arange(people.valid.shape[0])
+    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    if not model.reid_gt_only:
+        predicted = predicted_boxes(stage, size)
+        target_identity, target_person = (
+            take(number, stage.samples.target) for number in (people.identity, people.person)
+        )
+        accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou
+        accurate &= stage.samples.valid & jnp.any(people.valid, axis=1)[:, None]
+        embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
+        groups.insert(0, EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate))
+        model.sow("intermediates", "reid_identity", target_identity)
+        model.sow("intermediates", "reid_person", target_person)
+        model.sow("intermediates", "reid_embedding", embedding)
+        model.sow("intermediates", "reid_valid", accurate)
+    terms["reid"] = model.reid_loss(scenes, groups)
+
+    model.sow("intermediates", "anchor_logits", logits)
+    model.sow("intermediates", "matched", matched)
+    model.sow("intermediates", "sampled_index", index)
+    model.sow("intermediates", "people_embedding", annotated)
+    return terms
+
+
+def _sample(
+    model: "SPNet", key: Key[Array, ""], matched: Int[Array, "scene candidate"]
+) -> tuple[Int[Array, "scene sample"], Bool[Array, "scene sample"]]:
+    """Chooses the boxes of each scene that are trained on: their numbers, and which of the slots are filled."""
 
     def sample(key, matched):
         positive, negative = sample_balanced(
@@ -70,42 +127,38 @@ def object_centric_losses(
         (index,) = jnp.nonzero(chosen, size=model.samples_per_image, fill_value=0)
         return index, jnp.arange(model.samples_per_image) < jnp.sum(chosen)
 
-    keys = numbered_keys(key, matched.shape[0], model.axis_name)
-    index, sampled = jax.vmap(sample)(keys, matched)
-    sampled_anchors = anchors[index]
-    sampled_matched = jnp.where(sampled, jnp.take_along_axis(matched, index, axis=1), BACKGROUND)
-    # A background anchor's "target" is the first person of its scene, so that a box that moved onto that
-    # person counts for re-identification.
-    first = jnp.argmax(people.valid, axis=1)[:, None]
-    target = jnp.where(sampled_matched >= 0, sampled_matched, first)
-    target_box = jnp.take_along_axis(people.box, target[..., None], axis=1)
-    target_identity, target_person = (
-        jnp.take_along_axis(number, target, axis=1) for number in (people.identity, people.person)
-    )
+    return jax.vmap(sample)(numbered_keys(key, matched.shape[0], model.axis_name), matched)
 
-    deltas = model.regression_head[0](jnp.take_along_axis(offsets, index[..., None], axis=1))
-    terms["bbox_regression1"] = model.box_loss(deltas, sampled_anchors, target_box, sampled_matched >= 0)
 
-    predicted = jax.lax.stop_gradient(clip_boxes(decode(deltas, sampled_anchors), model.clip_size(scenes)))
-    accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
-    accurate &= sampled & jnp.any(people.valid, axis=1)[:, None]
-    annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
-    scene = jnp.arange(people.valid.shape[0])
-    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
-    if not model.reid_gt_only:
-        embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
-        groups.insert(0, EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate))
-        model.sow("intermediates", "reid_embedding", embedding)
-        model.sow("intermediates", "reid_valid", accurate)
-    terms["reid"] = model.reid_loss(scenes, groups)
+def _candidates(
+    model: "SPNet", stage: Stage, size: Int[Array, "scene 2"], people: People
+) -> tuple[Float[Array, "scene candidate 4"], Int[Array, "scene candidate"]]:
+    """What a cascade step samples from: the boxes of the stage before, and the annotated ones.
 
-    model.sow("intermediates", "anchor_logits", logits)
-    model.sow("intermediates", "matched", matched)
-    model.sow("intermediates", "sampled_index", index)
-    model.sow("intermediates", "sampled_matched", sampled_matched)
-    model.sow("intermediates", "target_box", target_box)
-    model.sow("intermediates", "target_identity", target_identity)
-    model.sow("intermediates", "target_person", target_person)
-    model.sow("intermediates", "deltas", deltas)
-    model.sow("intermediates", "people_embedding", annotated)
-    return terms
+    Returns:
+      The boxes, and the person that each stands for: `IGNORED` where there is no box.
+    """
+    box = jnp.concatenate([predicted_boxes(stage, size), people.box], axis=1)
+    exists = jnp.concatenate([stage.samples.valid, people.valid], axis=1)
+
+    def match(people_box, people_valid, box):
+        iou = pairwise_iou(people_box, box)
+        return match_anchors(iou, people_valid, model.match_high, model.match_high, allow_low_quality=False)
+
+    return box, jnp.where(exists, jax.vmap(match)(people.box, people.valid, box), IGNORED)
+
+
+def _targets(
+    people: People,
+    box: Float[Array, "scene sample 4"],
+    matched: Int[Array, "scene sample"],
+    sampled: Bool[Array, "scene sample"],
+) -> Samples:
+    """Samples with the person that each stands for.
+
+    A background box's "target" is the first person of its scene, so that a box that moved onto that person
+    counts for re-identification.
+    """
+    matched = jnp.where(sampled, matched, BACKGROUND)
+    target = jnp.where(matched >= 0, matched, jnp.argmax(people.valid, axis=1)[:, None])
+    return Samples(box, matched, target, take(people.box, target), sampled)

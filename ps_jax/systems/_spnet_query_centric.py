@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ps_jax.boxes import clip_boxes, decode, elementwise_giou, elementwise_iou, match_anchors, sample_indices
+from ps_jax.boxes import BACKGROUND, elementwise_giou, elementwise_iou, match_anchors, sample_indices
 from ps_jax.boxes.sampling import Order
-from ps_jax.heads import fixed_norm_logit, query_distances
+from ps_jax.heads import query_distances
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import device_count, numbered_keys
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
 from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
 if TYPE_CHECKING:
@@ -125,6 +126,45 @@ def choose_anchors(
     return jnp.where(positive[:, None], chosen, nearest)
 
 
+def cascade_samples(
+    pairs: Pairs,
+    stage: Stage,
+    size: Int[Array, "pair 2"],
+    match_high: float,
+) -> Samples:
+    """What a cascade step works on: all boxes of the stage before, and the person's own box.
+
+    Nothing is sampled anew. A box stands for the pair's person if they overlap by `match_high` or more. (The
+    released code's bookkeeping of these rows is right for 100 anchors a pair only, and stops for any other number.)
+
+    Args:
+      pairs: the pairs.
+      stage: the stage before.
+      size: (height, width) that its boxes are clipped to.
+      match_high: overlap from which a box is positive.
+
+    Returns:
+      One more sample a pair than the stage before; it exists in positive pairs only.
+    """
+    box = jnp.concatenate([predicted_boxes(stage, size), pairs.target_box[:, None]], axis=1)
+    exists = jnp.concatenate([stage.samples.valid, pairs.positive[:, None]], axis=1)
+    overlaps = elementwise_iou(box, pairs.target_box[:, None]) >= match_high
+    matched = jnp.where(overlaps & pairs.positive[:, None] & exists, 0, BACKGROUND)
+    return _samples(pairs, box, matched, exists)
+
+
+def _samples(
+    pairs: Pairs,
+    box: Float[Array, "pair box 4"],
+    matched: Int[Array, "pair box"],
+    valid: Bool[Array, "pair #box"],
+) -> Samples:
+    """Samples whose target is the pair's person."""
+    target = jnp.broadcast_to(pairs.query[:, None], matched.shape)
+    target_box = jnp.broadcast_to(pairs.target_box[:, None], box.shape)
+    return Samples(box, matched, target, target_box, jnp.broadcast_to(valid, matched.shape))
+
+
 def query_centric_losses(
     model: "SPNet",
     pyramid: dict[str, Array],
@@ -144,21 +184,25 @@ def query_centric_losses(
       key: random key for sampling, the same on all devices.
 
     Returns:
-      "anchor_classification", "bbox_regression1" and "reid".
+      "anchor_classification", "bbox_regression1", those of `stage_losses` for each step of the cascade, "reid".
     """
     people = without_duplicates(people)
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
     annotated = model.embed_boxes(pyramid, people.box, people.valid, train=True)
+    located = annotated
+    if model.separate_location_heads:
+        located = model.embed_locations(1, pyramid, people.box, people.valid, train=True)
 
     pair_key, box_key = jax.random.split(key)
     pair_count = model.pairs_per_batch // device_count(model.axis_name)
+    model.check_anchors(pair_count, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair")
     (pair_key,) = numbered_keys(pair_key, 1, model.axis_name)
     pairs, chosen = choose_pairs(people, pair_count, pair_key, model.order)
-    query = annotated.reshape(-1, annotated.shape[-1])[pairs.query]
+    query = located.reshape(-1, located.shape[-1])[pairs.query]
 
-    distance = query_distances(query, pairs.scene, anchor_embedding)
-    logits = fixed_norm_logit(distance, model.embedding_dim)
+    distance = query_distances(query, pairs.scene, anchor_embedding, lambda q, a: model.offsets(0, a, q))
+    logits = model.logits(0, distance, pairs.valid, train=True)
 
     def match(target, positive):
         iou = elementwise_iou(target, anchors)[None]
@@ -168,26 +212,37 @@ def query_centric_losses(
     terms = {"anchor_classification": model.anchor_loss(logits, matched, pairs.valid[:, None])}
 
     giou = elementwise_giou(pairs.target_box[:, None], anchors[None])
-    index = choose_anchors(giou, jax.lax.stop_gradient(distance), pairs.positive, model.samples_per_pair)
-    sampled_matched = jnp.take_along_axis(matched, index, axis=1)
-    sampled_anchors = anchors[index]
-    target_box = jnp.broadcast_to(pairs.target_box[:, None], sampled_anchors.shape)
-    offsets = query[:, None] - anchor_embedding[pairs.scene[:, None], index]
-    deltas = model.regression_head[0](offsets)
-    positive = (sampled_matched >= 0) & pairs.valid[:, None]
-    terms["bbox_regression1"] = model.box_loss(deltas, sampled_anchors, target_box, positive)
+    ranking = jax.lax.stop_gradient(-distance if model.positive_norm else distance)
+    index = choose_anchors(giou, ranking, pairs.positive, model.samples_per_pair)
+    samples = _samples(pairs, anchors[index], take(matched, index), pairs.valid[:, None])
+    offsets = model.offsets(0, anchor_embedding[pairs.scene[:, None], index], query[:, None])
+    stage = Stage(samples, model.regression_head[0](offsets), take(logits, index))
+    terms |= stage_losses(model, 0, stage)
+    model.sow("intermediates", "stage0", stage)
+
+    size = model.clip_size(scenes)[pairs.scene]
+    for step in range(1, model.num_cascade_steps + 1):
+        stage = run_step(
+            model,
+            step,
+            pyramid,
+            cascade_samples(pairs, stage, size, model.match_high),
+            scene=pairs.scene,
+            query=query[:, None],
+        )
+        terms |= stage_losses(model, step, stage)
+        model.sow("intermediates", f"stage{step}", stage)
 
     scene = jnp.arange(people.valid.shape[0])
     groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
     if not model.reid_gt_only:
-        size = model.clip_size(scenes)[pairs.scene]
-        predicted = jax.lax.stop_gradient(clip_boxes(decode(deltas, sampled_anchors), size))
-        accurate = elementwise_iou(predicted, target_box) >= model.reid_iou
-        accurate &= pairs.positive[:, None]
+        predicted = predicted_boxes(stage, size)
+        accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou
+        accurate &= stage.samples.valid & pairs.positive[:, None]
         kept, accurate = jax.vmap(
             lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
         )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
-        reid_boxes = jnp.take_along_axis(predicted, kept[..., None], axis=1)
+        reid_boxes = take(predicted, kept)
         reid_identity, reid_person = (
             jnp.broadcast_to(number.reshape(-1)[pairs.query][:, None], kept.shape)
             for number in (people.identity, people.person)
@@ -207,7 +262,5 @@ def query_centric_losses(
     model.sow("intermediates", "anchor_logits", logits)
     model.sow("intermediates", "matched", matched)
     model.sow("intermediates", "sampled_index", index)
-    model.sow("intermediates", "sampled_matched", sampled_matched)
-    model.sow("intermediates", "deltas", deltas)
     model.sow("intermediates", "people_embedding", annotated)
     return terms

@@ -23,8 +23,8 @@ class System:
     of the images (lookup tables, queues) and may be empty. All methods are pure and can be jitted.
 
     A subclass names its Linen module class, which has the methods `initialise()`, `losses(scenes, people)`,
-    `detect(scenes)`, `embed(scenes, boxes)` and, where it searches query by query, `find(scenes, queries)`, all
-    taking normalised images.
+    `detect(scenes)`, `embed(scenes, boxes)` and, where it searches query by query, `find(scenes, queries)` and
+    possibly `embed_queries(scenes, boxes)`, all taking normalised images.
 
     Attributes:
       name: the system's name in a configuration.
@@ -134,13 +134,20 @@ class System:
     def embed(
         self, variables: Variables, scenes: Scenes, boxes: Float[Array, "batch box 4"]
     ) -> Float[Array, "batch box dimension"]:
-        """Embeds given boxes of every scene, queries for example."""
+        """Embeds given boxes of every scene, queries for example, for comparison with what is detected or found."""
         return self._apply("embed", variables, scenes, boxes)
+
+    def embed_queries(
+        self, variables: Variables, scenes: Scenes, boxes: Float[Array, "batch box 4"]
+    ) -> Float[Array, "batch box dimension"]:
+        """Embeds given boxes of every scene for `find`; as `embed`, unless a system searches by other embeddings."""
+        method = "embed_queries" if hasattr(self.module, "embed_queries") else "embed"
+        return self._apply(method, variables, scenes, boxes)
 
     def find(
         self, variables: Variables, scenes: Scenes, queries: Float[Array, "query dimension"]
     ) -> Detections:
-        """Looks for each query in each scene: `Detections` with arrays [B, Q, K, ...].
+        """Looks for each query, as `embed_queries` makes them, in each scene: `Detections` with arrays [B, Q, K, ...].
 
         Raises:
           ValueError: if the system does not search query by query.

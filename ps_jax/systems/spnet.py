@@ -19,12 +19,22 @@ from ps_jax.backbones import build_trunk
 from ps_jax.boxes import IGNORED, decode, pyramid_anchors, random_order
 from ps_jax.boxes.sampling import Order
 from ps_jax.errors import ConfigError
-from ps_jax.heads import AnchorEmbedder, BoxEmbedder, BoxRegressor, Bridge
+from ps_jax.heads import (
+    COMBINERS,
+    SCALES,
+    AnchorEmbedder,
+    BoxEmbedder,
+    BoxRegressor,
+    Bridge,
+    LocationEmbedder,
+    NormLogit,
+    offset_norm,
+)
 from ps_jax.interface import Detections, People, Scenes
 from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import sum_over_devices
+from ps_jax.systems._devices import device_count, sum_over_devices
 from ps_jax.systems._spnet_lwf import CLASSIFIER, FORMS, TEACHER, copy_teacher, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
@@ -37,6 +47,7 @@ from ps_jax.systems._spnet_reid import (
     instance_matching_loss,
     momentum_queue_loss,
 )
+from ps_jax.systems._spnet_transfer import carry_over
 from ps_jax.systems._system import System, Variables
 from ps_jax.systems._trunk_tuning import (
     BACKBONE,
@@ -55,7 +66,9 @@ LAST_STAGE = "stage4"  # of every trunk
 
 
 class SPNet(nn.Module):
-    """SPNet-S: one box embedder for queries and re-identification, no cascade.
+    """SPNet; by default SPNet-S: one box embedder for queries and re-identification, no cascade.
+
+    SPNet-L has two cascade steps, location heads of their own and embeddings for re-identification of length 2048.
 
     Attributes:
       num_identities: L, known identities of the training set.
@@ -63,15 +76,29 @@ class SPNet(nn.Module):
       stochastic_depth: rate of the trunk's stochastic depth; None is the trunk's own.
       mode: path used in training, "oc" (object-centric) or "qc" (query-centric).
       embedding_dim: d, length of anchor and query embeddings.
-      reid_dim: D, length of re-identification embeddings; must be d where these serve as queries.
+      reid_dim: D, length of re-identification embeddings; must be d where these serve as queries or in the cascade.
+      num_cascade_steps: T, how often the predicted boxes are embedded and predicted from again.
+      separate_location_heads: boxes are located (as queries, and in the cascade) by embedders of their own, one
+        for each step, instead of by the re-identification embedding.
+      combiner: how a query and an embedding make an offset, "difference" or "product".
+      bridge_type: "combiner" predicts the query, which makes the offset; "direct" predicts the offset.
+      logit_scale: how lengths of offsets become logits, "fixed", "batch" or "none"; see `ps_jax.heads.NormLogit`.
+      positive_norm: long offsets score high, instead of short ones.
+      replicate_stages: on transfer from a phase with fewer cascade steps, the stages it lacks start as copies of the
+        ones it had (the paper's PT-Rep), instead of anew (PT).
       anchor_sizes: anchor sizes of each level in pixels.
       anchor_ratios: height over width.
       match_high, match_low: overlap from which an anchor is positive, below which it is background.
       focal_alpha, focal_gamma: of the focal loss on anchors.
+      first_stage_classification: classify the sampled anchors too, as the cascade's boxes are: the paper's sum
+        has this term, the released code leaves it out.
+      classification_loss: of these, "cross_entropy" or "focal" (with the constants of the anchors' loss).
       samples_per_image: object-centric: anchors of an image that go on to box regression.
       positive_fraction: largest share of positives among them.
       pairs_per_batch: query-centric: query-scene pairs of a batch.
       samples_per_pair: query-centric: anchors of a pair that go on to box regression.
+      anchors_per_batch: how many anchors of a batch are said to go on to box regression, on either path, so that
+        both can be compared; a step that takes another number is refused. None: not said.
       reid_iou: overlap with its person from which a predicted box counts for re-identification.
       reid_objective: re-identification loss, "oim" (online instance matching) or "queue" (contrast with a queue
         of momentum embeddings, for pre-training).
@@ -107,16 +134,26 @@ class SPNet(nn.Module):
     mode: str = "oc"
     embedding_dim: int = 128
     reid_dim: int = 128
+    num_cascade_steps: int = 0
+    separate_location_heads: bool = False
+    combiner: str = "difference"
+    bridge_type: str = "combiner"
+    logit_scale: str = "fixed"
+    positive_norm: bool = False
+    replicate_stages: bool = False
     anchor_sizes: Sequence[Sequence[float]] = ANCHOR_SIZES
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0)
     match_high: float = 0.5
     match_low: float = 0.4
     focal_alpha: float = 0.5
     focal_gamma: float = 1.0
+    first_stage_classification: bool = False
+    classification_loss: str = "cross_entropy"
     samples_per_image: int = 128
     positive_fraction: float = 0.5
     pairs_per_batch: int = 32
     samples_per_pair: int = 64
+    anchors_per_batch: int | None = None
     reid_iou: float = 0.7
     reid_objective: str = "oim"
     oim_scale: float = 30.0
@@ -140,17 +177,7 @@ class SPNet(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        if self.mode not in ("oc", "qc"):
-            raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
-        if self.mode == "qc":
-            self._check_queries()
-        if self.reid_objective not in ("oim", "queue"):
-            raise ConfigError(
-                f"reid_objective is {self.reid_objective!r}. Use 'oim' (online instance matching) or 'queue' "
-                "(momentum queue)."
-            )
-        if self.lwf not in FORMS:
-            raise ConfigError(f"lwf is {self.lwf!r}. Use one of: {', '.join(FORMS)}.")
+        self._check_options()
         options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         if self.stochastic_depth is not None:
             options["stochastic_depth"] = self.stochastic_depth
@@ -165,9 +192,21 @@ class SPNet(nn.Module):
         self.box_embedder = BoxEmbedder(
             self.backbone.last_stage(name=None), self.reid_dim, axis_name=self.axis_name
         )
-        # One for each stage; a cascade would add more.
-        self.bridge = [Bridge()]
-        self.regression_head = [BoxRegressor()]
+        if self.separate_location_heads:  # one for each cascade step; the first embeds queries too
+            self.location_embedder = {
+                str(step): LocationEmbedder(
+                    self.backbone.last_stage(name=None), self.embedding_dim, axis_name=self.axis_name
+                )
+                for step in range(1, max(1, self.num_cascade_steps) + 1)
+            }
+        # One for each stage: anchors, then the cascade's steps
+        stages = range(self.num_cascade_steps + 1)
+        self.bridge = [Bridge(COMBINERS[self.combiner], self.bridge_type == "direct") for _ in stages]
+        self.regression_head = [BoxRegressor() for _ in stages]
+        self.classification_head = [
+            NormLogit(self.embedding_dim, self.logit_scale, self.positive_norm, self.axis_name)
+            for _ in stages
+        ]
         self.queue = self._memory("queue", (self.queue_size, self.reid_dim), jnp.float32)
         self.queue_header = self._memory("queue_header", (), jnp.int32)
         if self.reid_objective == "oim":
@@ -181,21 +220,48 @@ class SPNet(nn.Module):
     def _memory(self, name: str, shape: tuple[int, ...], dtype: Any) -> nn.Variable:
         return self.variable("memory", name, jnp.zeros, shape, dtype)
 
+    def _check_options(self) -> None:
+        """Raises ConfigError where an option is unknown or options contradict each other."""
+        if self.mode not in ("oc", "qc"):
+            raise ConfigError(f"mode is {self.mode!r}. Use 'oc' (object-centric) or 'qc' (query-centric).")
+        for name, known in {
+            "combiner": COMBINERS,
+            "bridge_type": ("combiner", "direct"),
+            "logit_scale": SCALES,
+            "classification_loss": ("cross_entropy", "focal"),
+            "reid_objective": ("oim", "queue"),
+            "lwf": FORMS,
+        }.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}. Use one of: {', '.join(known)}.")
+        if self.num_cascade_steps < 0:
+            raise ConfigError(f"num_cascade_steps is {self.num_cascade_steps}. Use 0 or more.")
+        if self.mode == "qc" or self.num_cascade_steps:
+            self._check_queries()
+
     def _check_queries(self) -> None:
-        """Raises ConfigError where re-identification embeddings cannot serve as queries."""
-        if self.reid_dim != self.embedding_dim:
+        """Raises ConfigError where re-identification embeddings cannot serve for locating."""
+        if self.reid_dim != self.embedding_dim and not self.separate_location_heads:
             raise ConfigError(
-                f"reid_dim is {self.reid_dim}, but queries need embeddings of length {self.embedding_dim}. "
-                "Make reid_dim equal to embedding_dim, or train and search with mode 'oc'."
+                f"reid_dim is {self.reid_dim}, but queries and cascades need embeddings of length "
+                f"{self.embedding_dim}. Set separate_location_heads=True or make reid_dim equal to embedding_dim; "
+                "mode 'oc' without a cascade needs neither."
             )
 
     def initialise(self) -> None:
         """Runs every part once on a small empty scene, so that all variables are made."""
         scenes = Scenes(jnp.zeros((1, 64, 64, 3)), jnp.full((1, 2), 64))
         pyramid = self.features(scenes, train=False)
-        offsets = self.bridge[0](self.anchor_embedder(pyramid))
-        self.regression_head[0](offsets)
-        self.embed_boxes(pyramid, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool), train=False)
+        embedding = self.anchor_embedder(pyramid)
+        for stage in range(self.num_cascade_steps + 1):
+            offsets = self.offsets(stage, embedding)
+            self.logits(stage, offset_norm(offsets), jnp.ones(1, bool), train=False)
+            self.regression_head[stage](offsets)
+        box, valid = jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool)
+        self.embed_boxes(pyramid, box, valid, train=False)
+        if self.separate_location_heads:
+            for step in range(1, max(1, self.num_cascade_steps) + 1):
+                self.embed_locations(step, pyramid, box, valid, train=False)
         if self.lwf != "none":
             self.classify(self.trunk_features(scenes, train=False), train=False)
 
@@ -228,10 +294,27 @@ class SPNet(nn.Module):
         train: bool,
         scene: Int[Array, " row"] | None = None,
     ) -> Float[Array, "row box dimension"]:
-        """Embeds rows of boxes; a row belongs to the scene of its own number unless `scene` says another."""
+        """Embeds rows of boxes for re-identification; row r belongs to scene r unless `scene` says another."""
+        return self._embed(self.box_embedder, pyramid, boxes, valid, train, scene)
+
+    def embed_locations(
+        self,
+        step: int,
+        pyramid: dict[str, Array],
+        boxes: Float[Array, "row box 4"],
+        valid: Bool[Array, "row box"],
+        train: bool,
+        scene: Int[Array, " row"] | None = None,
+    ) -> Float[Array, "row box {self.embedding_dim}"]:
+        """As `embed_boxes`, for cascade step `step` = 1 .. T to locate people from; queries are embedded as for 1."""
+        shared = not self.separate_location_heads
+        embedder = self.box_embedder if shared else self.location_embedder[str(step)]
+        return self._embed(embedder, pyramid, boxes, valid, train, scene)
+
+    def _embed(self, embedder, pyramid, boxes, valid, train, scene):
         rows, count = valid.shape
         scene = jnp.arange(rows) if scene is None else scene
-        embedding = self.box_embedder(
+        embedding = embedder(
             pyramid["p3"],
             boxes.reshape(-1, 4).astype(jnp.float32),
             jnp.repeat(scene, count),
@@ -239,6 +322,23 @@ class SPNet(nn.Module):
             train,
         )
         return embedding.reshape(rows, count, -1)
+
+    def offsets(
+        self,
+        stage: int,
+        embedding: Float[Array, "*rows dimension"],
+        query: Float[Array, "*#rows dimension"] | None = None,
+    ) -> Float[Array, "*rows dimension"]:
+        """Offsets of a stage's embeddings from a query, or from the query that the bridge predicts of them."""
+        if query is None:
+            return self.bridge[stage](embedding)
+        return COMBINERS[self.combiner](query, embedding)
+
+    def logits(
+        self, stage: int, norm: Float[Array, "*rows"], valid: Bool[Array, "..."], train: bool
+    ) -> Float[Array, "*rows"]:
+        """Logits of a stage from the lengths of its offsets; see `ps_jax.heads.NormLogit`."""
+        return self.classification_head[stage](norm, valid, train)
 
     def clip_size(self, scenes: Scenes) -> Int[Array, "batch 2"]:
         """(height, width) that the boxes predicted in each scene are clipped to in training."""
@@ -261,6 +361,22 @@ class SPNet(nn.Module):
             terms["lwf"] = forgetting_loss(self, scenes, features)
         return terms
 
+    def check_anchors(self, rows: int, samples: int, what: str) -> None:
+        """Raises ConfigError where a batch regresses another number of anchors than `anchors_per_batch`.
+
+        Args:
+          rows: scenes or pairs of this device's part of the batch.
+          samples: anchors of each.
+          what: names the two and how they are set, for the message.
+        """
+        rows *= device_count(self.axis_name)
+        if self.anchors_per_batch not in (None, rows * samples):
+            raise ConfigError(
+                f"anchors_per_batch is {self.anchors_per_batch}, but a batch regresses {rows} x {samples} = "
+                f"{rows * samples} anchors: {what}. Make them fit, or set anchors_per_batch to "
+                f"{rows * samples}; query- and object-centric training compare only at one number."
+            )
+
     def anchor_loss(
         self,
         logits: Float[Array, "row anchor"],
@@ -268,8 +384,22 @@ class SPNet(nn.Module):
         valid: Bool[Array, "row #anchor"] | bool = True,
     ) -> Float[Array, ""]:
         """Focal loss summed over all anchors that are not ignored, over the number of positive ones."""
+        return self._logit_loss(logits, matched, valid, self.focal_alpha, self.focal_gamma)
+
+    def sample_loss(
+        self,
+        logits: Float[Array, "row sample"],
+        matched: Int[Array, "row sample"],
+        valid: Bool[Array, "row sample"],
+    ) -> Float[Array, ""]:
+        """Loss of a stage's samples, summed and divided as `anchor_loss` (the paper would take the mean)."""
+        focal = self.classification_loss == "focal"
+        alpha, gamma = (self.focal_alpha, self.focal_gamma) if focal else (-1.0, 0.0)
+        return self._logit_loss(logits, matched, valid, alpha, gamma)
+
+    def _logit_loss(self, logits, matched, valid, alpha, gamma):
         positive = (matched >= 0) & valid
-        loss = sigmoid_focal_loss(logits, positive.astype(jnp.float32), self.focal_alpha, self.focal_gamma)
+        loss = sigmoid_focal_loss(logits, positive.astype(jnp.float32), alpha, gamma)
         loss = jnp.sum(jnp.where((matched != IGNORED) & valid, loss, 0.0))
         return loss / self._count(positive)
 
@@ -320,10 +450,18 @@ class SPNet(nn.Module):
     def embed(
         self, scenes: Scenes, boxes: Float[Array, "batch box 4"]
     ) -> Float[Array, "batch box dimension"]:
-        """Embeds given boxes; the result serves as a query on both paths."""
+        """Embeds given boxes for re-identification."""
         boxes = jnp.asarray(boxes)
         pyramid = self.features(scenes, train=False)
         return self.embed_boxes(pyramid, boxes, jnp.ones(boxes.shape[:2], bool), train=False)
+
+    def embed_queries(
+        self, scenes: Scenes, boxes: Float[Array, "batch box 4"]
+    ) -> Float[Array, "batch box dimension"]:
+        """Embeds given boxes for `find`."""
+        boxes = jnp.asarray(boxes)
+        pyramid = self.features(scenes, train=False)
+        return self.embed_locations(1, pyramid, boxes, jnp.ones(boxes.shape[:2], bool), train=False)
 
 
 class SPNetSystem(System):
@@ -402,15 +540,15 @@ class SPNetSystem(System):
     def transfer(
         self, pretrained: Variables, fresh: Variables, pretrained_by: System | None = None
     ) -> dict[str, Any]:
-        """See `System.transfer`.
+        """See `System.transfer` and `ps_jax.systems._spnet_transfer.carry_over`.
 
-        The bridge of a query-centric phase, which did not train it, starts at zero. Low-rank changes are merged into
-        the trunk, and a classifier goes where it is not used.
+        Heads that start anew have the trunk's last stage as it was pre-trained. Low-rank changes are merged into the
+        trunk, and a classifier goes where it is not used.
 
         Raises:
           ConfigError: if the phase is to start from what the one before did not have.
         """
-        variables = self._merged(super().transfer(pretrained, fresh))
+        trained = self._merged(pretrained)
         if self.module.start_from_momentum_encoder:
             if MOMENTUM_ENCODER not in pretrained["memory"]:
                 raise ConfigError(
@@ -418,13 +556,19 @@ class SPNetSystem(System):
                     "Train that phase with reid_objective 'queue', or leave this option out."
                 )
             for name, tree in pretrained["memory"][MOMENTUM_ENCODER].items():
-                variables[name] = {**variables[name], **tree}
-        if pretrained_by is not None and pretrained_by.module.mode == "qc":
-            bridges = {name: tree for name, tree in fresh["params"].items() if name.startswith("bridge")}
-            variables["params"] = {**variables["params"], **bridges}
-        if LORA in fresh["params"]:
-            variables["params"] = {**variables["params"], LORA: fresh["params"][LORA]}
-        return self._transfer_classifier(self._with_copies(variables), pretrained)
+                trained[name] = {**trained[name], **tree}
+        trunk = {
+            name: trained[name].get(BACKBONE, tree[BACKBONE])
+            for name, tree in fresh.items()
+            if BACKBONE in tree
+        }
+        fresh = self.with_trunk(fresh, trunk)
+        before = pretrained_by.module if pretrained_by is not None else self.module
+        carried = {
+            name: carry_over(trained[name], fresh[name], before, self.module)
+            for name in ("params", "batch_stats")
+        }
+        return self._transfer_classifier(self._with_copies({**fresh, **carried}), pretrained)
 
     def _transfer_classifier(self, variables: Variables, pretrained: Variables) -> dict[str, Any]:
         """Keeps classifier and teacher of the phase before where this one goes on with them, else drops them."""
@@ -442,13 +586,15 @@ class SPNetSystem(System):
 
 
 def _copy_last_stage(variables: Variables) -> dict[str, Any]:
+    """Puts copies of the trunk's last stage into all box embedders."""
     result: dict[str, Any] = dict(variables)
     for name in ("params", "batch_stats"):
         collection: Mapping[str, Any] = variables[name]
         if LAST_STAGE in collection.get("backbone", {}):
-            stage = jax.tree.map(jnp.copy, collection["backbone"][LAST_STAGE])
             result[name] = {
-                **collection,
-                "box_embedder": {**collection["box_embedder"], "last_stage": stage},
+                part: {**tree, "last_stage": jax.tree.map(jnp.copy, collection["backbone"][LAST_STAGE])}
+                if "last_stage" in tree
+                else tree
+                for part, tree in collection.items()
             }
     return result

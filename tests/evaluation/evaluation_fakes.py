@@ -125,6 +125,9 @@ class ColorSystem:
         color = jax.vmap(lambda scene, y, x: scene[y, x])(image, y, x)
         return color - 120.0
 
+    def embed_queries(self, variables, scenes, boxes):
+        return self.embed(variables, scenes, boxes)
+
     def find(self, variables, scenes, queries):
         found = self.detect(variables, scenes)
         length = jnp.linalg.norm(queries, axis=-1) + 1e-6

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluation_fakes import ColorSystem, DrawnSource, draw, make_split, perfect_variables, person_box
@@ -108,6 +109,24 @@ def test_query_centric_programs_and_relevance():
     assert results["search"]["two"]["mAP"] == 1.0
     # Scenes 2 and 4 share a size: traced once, with a full chunk of queries.
     assert asked == [((1, 128, 160, 3), (16, 3))]
+
+
+def test_a_search_looks_for_the_embeddings_of_queries_and_compares_the_others():
+    class Separate(ColorSystem):
+        """Looks for queries twice as long as the embeddings it compares, and of the colours turned round."""
+
+        def embed_queries(self, variables, scenes, boxes):
+            color = self.embed(variables, scenes, boxes)
+            return jnp.concatenate([color[..., ::-1], color], axis=-1)
+
+        def find(self, variables, scenes, queries):
+            return super().find(variables, scenes, queries[:, 2::-1])
+
+    split = make_split()
+    options = QUICK | {"mode": "qc", "query_chunk": 3}
+    results = evaluate(Separate(), perfect_variables(split), DrawnSource(split), options, None)
+    assert numbers(results) == numbers(run(split, {"mode": "qc", "query_chunk": 3}))
+    assert results["search"]["rule"]["mAP"] == 1.0
 
 
 def test_mode_and_threshold_reach_the_system():

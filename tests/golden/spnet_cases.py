@@ -31,6 +31,8 @@ def spnet_system(golden: Golden) -> System:
         "mode": config["train_mode"],
         "embedding_dim": config["emb_dim"],
         "reid_dim": config["emb_reid_dim"],
+        "num_cascade_steps": config["num_cascade_steps"],
+        "separate_location_heads": config["emb_align_sep"],
         "focal_alpha": config["anchor_focal_alpha"],
         "focal_gamma": float(config["anchor_focal_gamma"]),
         "reid_objective": {"oim": "oim", "cq": "queue"}[config.get("reid_objective", "oim")],

@@ -21,7 +21,9 @@ def test_unknown_names_are_listed_with_the_remedy():
 def test_contradicting_options_are_refused(tiny):
     with pytest.raises(ConfigError, match="mode is 'both'"):
         tiny(mode="both").template  # noqa: B018
-    with pytest.raises(ConfigError, match="reid_dim is 32, but queries need embeddings of length 16"):
+    with pytest.raises(
+        ConfigError, match="reid_dim is 32, but queries and cascades need embeddings of length 16"
+    ):
         tiny(mode="qc", reid_dim=32).template  # noqa: B018
 
 
@@ -29,7 +31,9 @@ def test_a_search_by_query_needs_embeddings_of_one_length(tiny):
     system = tiny(mode="oc", reid_dim=32)
     assert system.search_mode == "oc" and tiny(mode="qc").search_mode == "qc"
     scenes, _ = batch()
-    with pytest.raises(ConfigError, match="reid_dim is 32, but queries need embeddings of length 16"):
+    with pytest.raises(
+        ConfigError, match="reid_dim is 32, but queries and cascades need embeddings of length 16"
+    ):
         jax.eval_shape(system.find, system.template, scenes, jnp.zeros((1, 32)))
 
 
