@@ -1,6 +1,7 @@
 """Offsets between a query and an anchor: how they come about, with and without a query, and what they tell."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def product(
 COMBINERS: dict[str, Callable[..., jax.Array]] = {"difference": difference, "product": product}
 
 
-def _minus_identity(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "rows columns"]:
+def _minus_identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> Float[Array, "rows columns"]:
     del key
     return -jnp.eye(*shape, dtype=dtype)
 

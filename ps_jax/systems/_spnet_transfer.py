@@ -4,21 +4,19 @@ See SPNet, section 9.2, "Cascaded Weight Loading": a large model is fine-tuned f
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import PyTree
-
-if TYPE_CHECKING:
-    from ps_jax.systems.spnet import SPNet
 
 # Parts that there is one of for each stage, and the number of the first
 STAGE_PARTS = {"bridge": 0, "regression_head": 0, "classification_head": 0, "location_embedder": 1}
 
 
 def carry_over(
-    pretrained: Mapping[str, PyTree], fresh: Mapping[str, PyTree], before: "SPNet", after: "SPNet"
+    pretrained: Mapping[str, PyTree], fresh: Mapping[str, PyTree], before: nn.Module, after: nn.Module
 ) -> dict[str, PyTree]:
     """One collection of variables for the next phase.
 
@@ -32,7 +30,7 @@ def carry_over(
     Args:
       pretrained: the collection ("params" or "batch_stats") at the end of the phase before.
       fresh: the collection as this phase would start it; says what "anew" is.
-      before, after: the modules of the two phases.
+      before, after: the two phases' SPNet modules.
 
     Returns:
       The collection. What does not fit this phase's model is in it as it was.

@@ -9,6 +9,7 @@ from golden_recipe import det_normal, fill_params, load_golden
 from ps_jax.boxes import IGNORED, decode
 from ps_jax.heads import BoxRegressor, ReidProjector, chi_moments, fixed_norm_logit, offset_norm
 from ps_jax.losses import giou_loss, sigmoid_focal_loss
+from ps_jax.systems import SPNet
 
 OPERATION = 1e-5
 
@@ -86,6 +87,24 @@ def test_anchor_loss(golden):
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(golden.array("anchead_norms")))
     golden.check("anchead_loss", value, relative=OPERATION)
     golden.check("anchead_grad", gradient, relative=OPERATION)
+
+
+@pytest.mark.parametrize(
+    ("item", "options"),
+    [("xe", {}), ("focal", {"classification_loss": "focal", "focal_alpha": 0.5, "focal_gamma": 2.0})],
+)
+def test_classification_loss_of_a_stage(golden, item, options):
+    matched = jnp.asarray(golden.array("clshead_matched"), jnp.int32)[None]
+    model = SPNet(num_identities=1, **options)
+
+    def loss(offsets):
+        logits = fixed_norm_logit(offset_norm(offsets), offsets.shape[-1])[None]
+        everything = jnp.ones(matched.shape, bool)
+        return model.apply({}, logits, matched, everything, method="sample_loss", mutable=["memory"])[0]
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(golden.array("clshead_in")))
+    golden.check(f"clshead_{item}_loss", value, relative=OPERATION)
+    golden.check(f"clshead_{item}_grad", gradient, relative=OPERATION)
 
 
 def test_box_regression(golden):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ps_jax.heads import chi_moments, fixed_norm_logit, offset_norm
+from ps_jax.heads import NormLogit, chi_moments, fixed_norm_logit, offset_norm
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 8, 128, 341, 2048, 100_000])
@@ -40,3 +40,33 @@ def test_norm_of_bfloat16_is_accumulated_in_float32():
     offsets = jnp.full((1, 4096), 1.0, jnp.bfloat16)
     assert offset_norm(offsets).dtype == jnp.float32
     np.testing.assert_allclose(offset_norm(offsets), [64.0])
+
+
+def test_norm_logit_without_and_with_the_fixed_scale():
+    norm, valid = jnp.asarray([[1.0, 5.0, 12.0]]), jnp.ones((1, 3), bool)
+    for scale, falling in (("none", -norm), ("fixed", fixed_norm_logit(norm, 128))):
+        for positive in (False, True):
+            module = NormLogit(128, scale, positive)
+            logits, variables = module.init_with_output(jax.random.key(0), norm, valid, True)
+            assert not variables  # nothing to train, nothing in a checkpoint
+            np.testing.assert_array_equal(logits, -falling if positive else falling)
+
+
+def test_norm_logit_normalised_over_the_lengths_that_exist():
+    norm = jnp.asarray([[1.0, 3.0], [7.0, 1.0], [99.0, 99.0]])
+    valid = jnp.asarray([True, True, False])  # rows
+    module = NormLogit(128, "batch")
+    variables = module.init(jax.random.key(0), norm, valid, True)
+    variables["params"]["norm"] = {"scale": jnp.asarray([2.0]), "bias": jnp.asarray([0.5])}
+    logits, changed = module.apply(variables, norm, valid, True, mutable=["batch_stats"])
+    mean, variance = 3.0, 6.0  # of 1, 3, 7, 1
+    expected = -(2.0 * (np.asarray(norm[:2]) - mean) / np.sqrt(variance + 1e-5) + 0.5)
+    np.testing.assert_allclose(logits[:2], expected, rtol=1e-6)
+    np.testing.assert_allclose(changed["batch_stats"]["norm"]["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(changed["batch_stats"]["norm"]["var"], [0.9 + 0.8], rtol=1e-6)  # unbiased: 8
+    evaluated = module.apply(variables, norm, valid, False)  # running mean 0 and variance 1
+    expected = -(2.0 * norm / np.sqrt(1 + 1e-5) + 0.5)
+    np.testing.assert_allclose(evaluated[:2], expected[:2], rtol=1e-6)
+    one = jnp.asarray([[True, False], [False, False], [False, False]])
+    single = module.apply(variables, norm, one, True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(single[0, 0], evaluated[0, 0], rtol=1e-6)

@@ -2,13 +2,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ps_jax.heads import AnchorEmbedder, BoxRegressor, Bridge, query_distances
+from ps_jax.heads import AnchorEmbedder, BoxRegressor, Bridge, product, query_distances
 
 
 def test_bridge_starts_as_minus_the_anchor_embedding():
     embedding = jax.random.normal(jax.random.key(0), (2, 5, 8))
     offsets, _ = Bridge().init_with_output(jax.random.key(1), embedding)
     np.testing.assert_array_equal(offsets, -embedding)
+
+
+def test_direct_bridge_starts_as_minus_the_anchor_embedding_too():
+    embedding = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    offsets, variables = Bridge(direct=True).init_with_output(jax.random.key(1), embedding)
+    np.testing.assert_array_equal(offsets, -embedding)
+    variables["params"]["linear"]["bias"] = jnp.arange(8.0)
+    np.testing.assert_array_equal(
+        Bridge(direct=True).apply(variables, embedding), jnp.arange(8.0) - embedding
+    )
+
+
+def test_product_keeps_the_entries_that_the_query_opens():
+    query, anchors = (
+        jnp.asarray([[-5.0, 0.0, 0.1, 5.0]]),
+        jnp.asarray([[2.0, 2.0, 2.0, 2.0], [1.0, -1.0, 3.0, -4.0]]),
+    )
+    half = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(
+        product(query, anchors), [[0, 1, 2 * half, 2], [0, -0.5, 3 * half, -4]], rtol=1e-5, atol=1e-6
+    )
+    lengths = query_distances(query, jnp.asarray([0]), anchors[None], product)
+    np.testing.assert_allclose(lengths, np.linalg.norm(product(query, anchors), axis=-1)[None], rtol=1e-6)
+    offsets, _ = Bridge(product).init_with_output(jax.random.key(0), anchors)
+    np.testing.assert_allclose(offsets, anchors / 2)  # the predicted query starts at zero
 
 
 def test_box_regressor_is_four_hidden_layers_and_one_of_four_numbers():
