@@ -1,17 +1,20 @@
 """What of SPNet is trained: by re-identification alone, parts of the trunk, without forgetting its classes."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from tiny_spnet import OPTIONS, batch, two_views
+from tiny_spnet import OPTIONS, batch, tiny_trunk, two_views
 from tiny_training import first_state, trainer
 
 from ps_jax.backbones import MobileNetV2
 from ps_jax.errors import ConfigError
 from ps_jax.systems import build_system, spnet
 from ps_jax.systems._trunk_tuning import merge_lora
+from ps_jax.training.phases import Phase
 
 TERMS = {"anchor_classification", "bbox_regression1", "reid"}
 
@@ -87,10 +90,18 @@ def test_re_identification_alone_leaves_the_detector_untouched(tiny):
     }
 
 
-@pytest.mark.parametrize("tuning", ["frozen", "norm", "lora", "lora_linear"])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        "frozen",
+        pytest.param("norm", marks=pytest.mark.slow),
+        pytest.param("lora", marks=pytest.mark.slow),
+        "lora_linear",
+    ],
+)
 def test_frozen_leaves_of_the_trunk_stay_bit_for_bit(tiny, tuning):
     scenes, people = batch()
-    system = tiny(backbone_tuning=tuning)
+    system = tiny(backbone_tuning=tuning, reid_only=True, reid_gt_only=True)
     state = first_state(system, _start(system, scenes, people))
     after = trainer(system)(state, [(scenes, people)] * 2)
     moved = _moved(state.params["backbone"], after.params["backbone"])
@@ -103,8 +114,7 @@ def test_frozen_leaves_of_the_trunk_stay_bit_for_bit(tiny, tuning):
     }[tuning]
     assert moved == expected and (tuning != "norm" or len(moved) == 2 * (1 + 3 + 4))
     # The rest is trained, the box embedder's own copy of the last stage too.
-    for part in ("fpn", "anchor_embedder", "regression_head_0"):
-        assert _moved(state.params[part], after.params[part])
+    assert _moved(state.params["fpn"], after.params["fpn"])
     stage = state.params["box_embedder"]["last_stage"]
     assert _moved(stage, after.params["box_embedder"]["last_stage"]) == set(
         traverse_util.flatten_dict(stage, sep="/")
@@ -217,6 +227,67 @@ def _class_logits(system, variables, scenes):
         return module.classify(module.trunk_features(scenes, False), False)
 
     return system.module.apply(variables, system.normalise(scenes), method=classify)
+
+
+def _torchvision_file(path, widths=(8, 12, 16, 24), classifier=True):
+    """A ConvNeXt of one block a stage under torchvision's names, drawn at random."""
+    shapes = {"features.0.0": (widths[0], 3, 4, 4), "features.0.1": (widths[0],)}
+    for index, width in enumerate(widths):
+        if index:
+            before = widths[index - 1]
+            shapes |= {f"features.{2 * index}.0": (before,), f"features.{2 * index}.1": (width, before, 2, 2)}
+        block = f"features.{2 * index + 1}.0"
+        shapes |= {
+            f"{block}.block.0": (width, 1, 7, 7),
+            f"{block}.block.2": (width,),
+            f"{block}.block.3": (4 * width, width),
+            f"{block}.block.5": (width, 4 * width),
+            f"{block}.layer_scale": (width, 1, 1),
+        }
+    if classifier:
+        shapes |= {"classifier.0": (widths[-1],), "classifier.2": (1000, widths[-1])}
+    rng, tensors = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        if name.endswith("layer_scale"):
+            tensors[name] = rng.normal(size=shape).astype(np.float32)
+        else:
+            tensors[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32)
+            tensors[f"{name}.bias"] = rng.normal(size=shape[0]).astype(np.float32)
+    np.savez(path, **tensors)
+    return tensors
+
+
+def test_a_phase_starts_from_a_weights_file_with_its_classifier(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(spnet, "build_trunk", lambda name, **options: tiny_trunk("tiny", **options))
+    system = build_system("spnet", OPTIONS | {"lwf": "bce", "reid_objective": "queue", "queue_size": 16})
+    phase = SimpleNamespace(
+        name="pretrain",
+        arguments={"trunk": "convnext_tiny"},
+        system=system,
+        _first_state=lambda variables: first_state(system, variables),
+        _fresh_variables=lambda: system.init(jax.random.key(0), *batch()),
+    )
+    tensors = _torchvision_file(tmp_path / "whole.npz")
+    state = Phase.start(phase, str(tmp_path / "whole.npz"), None)
+    params, memory = state.params, state.memory
+    np.testing.assert_array_equal(params["classifier"]["linear"]["kernel"], tensors["classifier.2.weight"].T)
+    np.testing.assert_array_equal(params["classifier"]["norm"]["scale"], tensors["classifier.0.weight"])
+    np.testing.assert_array_equal(
+        params["backbone"]["stage4"]["block0"]["expand"]["kernel"], tensors["features.7.0.block.3.weight"].T
+    )
+    teacher, momentum = memory["teacher"]["params"], memory["momentum_encoder"]["params"]
+    for part in ("backbone", "classifier"):
+        jax.tree.map(np.testing.assert_array_equal, teacher[part], params[part])
+    jax.tree.map(np.testing.assert_array_equal, momentum["backbone"], params["backbone"])
+    jax.tree.map(
+        np.testing.assert_array_equal, momentum["box_embedder"]["last_stage"], params["backbone"]["stage4"]
+    )
+
+    with pytest.raises(ConfigError, match=r"phase pretrain needs the weights .* --config.weights=FILE"):
+        Phase.start(phase, "", None)
+    _torchvision_file(tmp_path / "trunk.npz", classifier=False)
+    with pytest.raises(ConfigError, match=r"hold no classifier \(classifier.2.weight\)"):
+        Phase.start(phase, str(tmp_path / "trunk.npz"), None)
 
 
 def test_fine_tuning_goes_on_without_the_classifier_or_with_the_first_teacher(tiny):
