@@ -19,7 +19,7 @@ from ps_jax.porting.rules import (
 from ps_jax.porting.swin import solider_swin_stage_rules, swin_stage_rules
 from ps_jax.porting.trunks import convnext_stage_rules, resnet_stage_rules, trunk_rules
 from ps_jax.systems import System
-from ps_jax.systems.spnet import MOMENTUM_ENCODER
+from ps_jax.systems._spnet_reid import MOMENTUM_ENCODER
 
 # Only in pre-training checkpoints: the momentum branch, its queue, and the branch that keeps ImageNet's classes.
 MOMENTUM_NAMES = ("moco_backbone.*", "head.moco_*")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ps_jax.errors import ConfigError
+from ps_jax.systems._spnet_system import SPNetSystem as SPNetSystem
 from ps_jax.systems._system import System as System
 from ps_jax.systems.spnet import SPNet as SPNet
-from ps_jax.systems.spnet import SPNetSystem as SPNetSystem
 
 _SYSTEMS = {system.name: system for system in (SPNetSystem,)}
 
