@@ -19,17 +19,22 @@ SMALL = ("streets", "prw_small")  # sized for two CPU cores
 PRETRAINING = ("coco_persons",)  # no identity is seen twice: only for pre-training
 
 
+def check_dataset(dataset: str) -> None:
+    """Raises ConfigError unless the data set is one of `DATASETS`."""
+    if dataset not in DATASETS:
+        raise ConfigError(
+            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
+            f"{', '.join(DATASETS)}"
+        )
+
+
 def base(dataset: str) -> ConfigDict:
     """Everything but the phases, for one of `DATASETS`.
 
     Raises:
       ConfigError: there is no such data set.
     """
-    if dataset not in DATASETS:
-        raise ConfigError(
-            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
-            f"{', '.join(DATASETS)}"
-        )
+    check_dataset(dataset)
     small = dataset in SMALL
     config = ConfigDict()
     config.system = "spnet"
@@ -108,15 +113,16 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
     )
 
 
-def finetune(dataset: str) -> ConfigDict:
-    """Object-centric training with online instance matching."""
+def finetune(dataset: str, mode: str = "oc") -> ConfigDict:
+    """Training with online instance matching, object-centric, or query-centric on two views of each scene."""
     small = dataset in SMALL
+    object_centric = {"mode": "oc", "samples_per_image": 16 if small else 128}
     return ConfigDict(
         {
-            "model": {"mode": "oc", "samples_per_image": 16 if small else 128},
+            "model": object_centric if mode == "oc" else pretrain(dataset).model.to_dict(),
             "augmentation": "rrc2",
             "crop": 160 if small else 512,
-            "views": 1,
+            "views": 1 if mode == "oc" else 2,
             "batch_size": 8,
             "epochs": 8.0 if small else 30.0,
             "learning_rate": 5e-4 if small else 1e-4,
