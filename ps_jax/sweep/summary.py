@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ps_jax.evaluation.report import write_atomically
+from ps_jax.markdown import markdown_table
 from ps_jax.sweep.records import FAILED, FINISHED, Records
 from ps_jax.sweep.tables import Row, Table
 
@@ -132,7 +133,7 @@ def _rows_table(table: Table, records: Records) -> str:
         minutes = f"{statistics.fmean(one.minutes for one in finished):.1f}" if finished else ""
         numbers = [*(_text(value) for value in paper), *(str(value or "") for value in ours)]
         lines.append([row.name, *numbers, str(len(finished) or ""), minutes])
-    text = _markdown(head, lines)
+    text = markdown_table(head, lines)
     if any(len(records.of(row.name)) > 1 for row in table.rows):
         text += "\n\nOurs: mean ± standard deviation (n - 1) over seeds."
     return text
@@ -162,7 +163,7 @@ def _contrasts_table(table: Table, records: Records) -> str:
             else:
                 line += ["", ""]
             lines.append(line)
-    return _markdown(["contrast", "metric", *datasets, "ours", "verdict"], lines)
+    return markdown_table(["contrast", "metric", *datasets, "ours", "verdict"], lines)
 
 
 def _failures(table: Table, records: Records) -> str:
@@ -172,8 +173,3 @@ def _failures(table: Table, records: Records) -> str:
 
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
