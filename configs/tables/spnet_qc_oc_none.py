@@ -11,8 +11,8 @@ from configs.tables.spnet_rows import (
     PRW,
     SOURCE,
     SUBTASK_METRICS,
-    row,
-    without_pretraining,
+    finetuning,
+    pretraining,
 )
 from ps_jax.sweep import Table
 
@@ -26,18 +26,16 @@ def _numbers(cuhk: tuple[float, float, float], prw: tuple[float, float, float]) 
 
 def get_table(dataset: str = "streets") -> Table:
     """The table for one of `spnet_base.DATASETS`."""
+    oc, qc = "OC pre-training", "QC pre-training"
     return Table(
         title="SPNet-S: query-centric, object-centric and no pre-training",
         source=f"{SOURCE}, table 5",
         rows=(
-            without_pretraining("Classifier", dataset, _numbers((91.9, 95.8, 83.2), (52.7, 56.6, 88.8))),
-            row(
-                "Ours-OC",
-                "spnet_oc_pretrain",
-                dataset,
-                paper=_numbers((92.8, 96.3, 83.9), (54.5, 57.6, 89.1)),
-            ),
-            row("Ours-QC", "spnet_qc", dataset, paper=_numbers((93.3, 95.9, 84.9), (55.6, 58.7, 88.9))),
+            pretraining(oc, "oc", dataset),
+            pretraining(qc, "qc", dataset),
+            finetuning("Classifier", dataset, _numbers((91.9, 95.8, 83.2), (52.7, 56.6, 88.8))),
+            finetuning("Ours-OC", dataset, _numbers((92.8, 96.3, 83.9), (54.5, 57.6, 89.1)), after=oc),
+            finetuning("Ours-QC", dataset, _numbers((93.3, 95.9, 84.9), (55.6, 58.7, 88.9)), after=qc),
         ),
         metrics=SUBTASK_METRICS,
         contrasts=(("Ours-QC", "Classifier"), ("Ours-OC", "Classifier"), ("Ours-QC", "Ours-OC")),

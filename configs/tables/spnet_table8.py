@@ -3,27 +3,22 @@
 python -m ps_jax.sweep configs/tables/spnet_table8.py --weights mobilenet_v2.npz --seeds 3
 """
 
-from configs.tables.spnet_rows import (
-    FINETUNE_ONLY,
-    SEARCH_METRICS,
-    SOURCE,
-    row,
-    search_numbers,
-    without_pretraining,
-)
+from configs.tables.spnet_rows import SEARCH_METRICS, SOURCE, finetuning, pretraining, search_numbers
 from ps_jax.sweep import Table
 
 
 def get_table(dataset: str = "streets") -> Table:
     """The table for one of `spnet_base.DATASETS`."""
+    first = "QC pre-training"
     return Table(
         title="SPNet-S: query-centric and object-centric fine-tuning",
         source=f"{SOURCE}, table 8",
         rows=(
-            without_pretraining("OC-FT", dataset, search_numbers(91.9, 93.2, 52.7, 86.6)),
-            row("OC-FT+PT", "spnet_qc", dataset, paper=search_numbers(93.3, 94.1, 55.6, 89.5)),
-            row("QC-FT", "spnet_qc_finetune", dataset, FINETUNE_ONLY, search_numbers(80.8, 87.7, 54.0, 86.7)),
-            row("QC-FT+PT", "spnet_qc_finetune", dataset, paper=search_numbers(77.4, 85.4, 54.1, 87.1)),
+            pretraining(first, "qc", dataset),
+            finetuning("OC-FT", dataset, search_numbers(91.9, 93.2, 52.7, 86.6)),
+            finetuning("OC-FT+PT", dataset, search_numbers(93.3, 94.1, 55.6, 89.5), first),
+            finetuning("QC-FT", dataset, search_numbers(80.8, 87.7, 54.0, 86.7), mode="qc"),
+            finetuning("QC-FT+PT", dataset, search_numbers(77.4, 85.4, 54.1, 87.1), first, "qc"),
         ),
         metrics=SEARCH_METRICS,
         contrasts=(

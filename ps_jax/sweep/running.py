@@ -116,7 +116,7 @@ def describe(record: Record, log: Path) -> str:
     words = f"{record.row}, seed {record.seed}: {record.status}, {record.minutes:.1f} minutes"
     if record.status == FINISHED:
         values = ", ".join(f"{name} {100 * value:.1f}" for name, value in record.results.items())
-        return f"{words}; {values}"
+        return f"{words}; {values}" if values else words
     return f"{words}, exit code {record.exit_code}: {record.message} ({log})"
 
 
@@ -172,6 +172,8 @@ def _run(
         return dataclasses.replace(record, status=INTERRUPTED, message=message)
     if exit_code:
         return dataclasses.replace(record, message=_last_line(log))
+    if row.preparation:
+        return dataclasses.replace(record, status=FINISHED)
     try:
         content = json.loads(final_results(workdir).read_text())
         results = {name: result_at(content, path) for name, path in sweep.table.metrics.items()}

@@ -43,7 +43,7 @@ def measured(values: Sequence[float]) -> Measured | None:
 
 def results_of(records: Records, row: str, metric: str) -> Measured | None:
     """A metric of a row over the seeds that finished; None where none did."""
-    return measured([one.results[metric] for one in records.of(row) if one.status == FINISHED])
+    return measured([one.results[metric] for one in records.of(row) if metric in one.results])
 
 
 def difference(first: Measured, second: Measured) -> Measured:
@@ -96,7 +96,7 @@ def format_summary(table: Table, records: Records, command: str = "") -> str:
         ", ".join(f"{name} {value}" for name, value in one.versions.items() if name not in NOT_PACKAGES)
         for row in table.rows
         for one in records.of(row.name)
-        if one.status == FINISHED
+        if one.versions
     }
     parts += [f"Versions: {line}" for line in sorted(versions)]
     return "\n\n".join(parts) + "\n"

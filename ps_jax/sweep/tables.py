@@ -29,6 +29,7 @@ class Row:
         of the row named by `after`, of the same seed.
       paper: the paper's numbers, by data set and metric, as the paper prints them.
       after: an earlier row of the table that must have been run, "" for none.
+      preparation: only trained for others to start from; whatever it is evaluated to is not looked at.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Row:
     overrides: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     after: str = ""
+    preparation: bool = False
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_options_and_defaults(tmp_path):
     arguments = sweep.run_arguments(sweep.table.row("QC-FT"), 1)
     assert arguments == (
         *("--config", "configs/spnet_qc_finetune.py:prw", "--config.seed=1", f"--config.weights={weights}"),
-        *("--config.phases=('finetune',)", "--config.data.dir=x y"),
+        *("--config.data.dir=data/prw", "--config.phases=('finetune',)", "--config.data.dir=x y"),
     )
     assert shlex.split(sweep.command)[-1] == "--list"
     sweep, only_list = parse_sweep(["configs/tables/spnet_qc_oc_none.py"])
@@ -78,7 +78,10 @@ def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
         (["configs/tables/none.py"], "configs/tables/none.py: there is no such file"),
         (["configs/spnet_qc.py"], "configs/spnet_qc.py: has no get_table"),
         (["configs/tables/spnet_table8.py:nowhere"], "there is no data set 'nowhere'"),
-        (["configs/tables/spnet_table8.py", "--only", "QC"], "there is no row 'QC'; the rows are OC-FT, "),
+        (
+            ["configs/tables/spnet_table8.py", "--only", "QC"],
+            "there is no row 'QC'; the rows are QC pre-training, OC-FT, ",
+        ),
         (["configs/tables/spnet_table8.py", "--sed=3"], "unknown argument --sed=3"),
         (["configs/tables/spnet_table8.py", "--seeds", "0"], "--seeds is 0"),
         (
@@ -98,12 +101,34 @@ def test_unknown_names_are_the_users_to_mend(arguments, message):
 def test_the_configuration_of_every_row_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
     assert len(table.rows) > 1
+    small = dataset in spnet_base.SMALL
     for row in table.rows:
         config = configuration(row.config, "--config.seed=7", *row.overrides)
         assert config.seed == 7
-        assert row.config.endswith(f":{dataset}")
-        small = dataset in spnet_base.SMALL
-        assert (config.finetune.epochs, config.pretrain.epochs) == ((0.75, 0.25) if small else (30.0, 30.0))
+        assert config.phases == (("pretrain",) if row.preparation else ("finetune",))
+        settings = config[config.phases[0]]
+        assert bool(row.after) == bool(config.pretrained)
+        if small:
+            assert row.config.endswith(f":{dataset}")
+            assert settings.epochs == (0.5 if row.preparation else 1.0)
+            configuration(row.config, "--config.pretrain.epochs=2.0", "--config.finetune.epochs=3.0")
+        else:
+            where = "coco_persons" if row.preparation else dataset
+            assert row.config.endswith(f":{where}") and config.data.dir == f"data/{where}"
+            assert settings.epochs == (20.0 if row.preparation and "figure6" in path else 30.0)
+        if row.after:
+            first = table.row(row.after)
+            assert first.preparation and not first.after
+
+
+def test_the_ladder_of_figure_6_changes_the_boxes_of_pretraining_alone():
+    table = load_table("configs/tables/spnet_figure6.py:cuhk_sysu")
+    assert table.ladder.series["OC"][20] == "OC 20 %"
+    for row in table.rows:
+        data = configuration(row.config, *row.overrides).data
+        amount = int(row.name.split()[1]) if row.preparation else 100
+        assert (data.annotations, data.least_people) == (amount, 2 if row.preparation else 0)
+    assert len(table.rows) == 1 + 2 * 2 * 5
 
 
 def test_later_options_win_so_that_the_command_line_changes_all_rows():

@@ -112,6 +112,20 @@ def test_a_row_starts_from_the_work_directory_of_another_one(tmp_path):
     assert calls(sweep, "other") == []
 
 
+def test_a_preparation_needs_no_results(tmp_path, capsys):
+    rows = (
+        Row("first", CONFIG, ("--config.mAP=none",), preparation=True),
+        Row("second", CONFIG, ("--config.mAP=0.5",), after="first"),
+    )
+    assert run_sweep(sweep_of(tmp_path, *rows)) == 0
+    first = Records(tmp_path / "runs.jsonl").get("first", 0)
+    assert (first.status, first.results, first.versions) == (FINISHED, {}, {})
+    assert "[1/2] first, seed 0: finished, 0.0 minutes\n" in capsys.readouterr().out
+    assert (
+        "| first |  |  | 1 | 0.0 |\n| second | 50.0 | 25.0 | 1 | 0.0 |" in (tmp_path / "table.md").read_text()
+    )
+
+
 def test_what_starts_from_a_failed_row_is_not_run(tmp_path):
     rows = (
         Row("first", CONFIG, ("--config.fail=2",)),
