@@ -42,7 +42,7 @@ class SPNet(nn.Module):
         self.register_buffer("queue", torch.zeros(QUEUE, reid_dimension))
         self.mean = math.sqrt(2) * math.exp(math.lgamma((dimension + 1) / 2) - math.lgamma(dimension / 2))
         self.deviation = math.sqrt(dimension - self.mean**2)
-        self.anchors: Tensor | None = None  # of the one size that is timed, made by the first call
+        self.anchors = torch.zeros(0, 4)  # of the one size that is timed, made by the first call
 
     def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """The pyramid and the embeddings of all anchors [B, anchors, d]."""
@@ -51,7 +51,7 @@ class SPNet(nn.Module):
             self.anchor_embedder(level).permute(0, 2, 3, 1).reshape(len(image), -1, self.dimension)
             for level in levels
         ]
-        if self.anchors is None:
+        if not len(self.anchors):
             self.anchors = make_anchors(levels).to(image.device)
         return levels, torch.cat(embedded, 1)
 

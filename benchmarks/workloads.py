@@ -115,7 +115,9 @@ def query_search(system: System, queries: int, height: int, width: int) -> tuple
     scenes = random_scenes(height, width)
     embedding = jax.random.normal(jax.random.key(2), (queries, system.module.embedding_dim))
     compiled = jax.jit(system.find).lower(variables, scenes, embedding).compile()
-    return lambda: compiled(variables, scenes, embedding), compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None, "every XLA compiler plans its memory"
+    return lambda: compiled(variables, scenes, embedding), memory.temp_size_in_bytes
 
 
 def training_step(config: ConfigDict, phase: str) -> Callable[[], Any]:

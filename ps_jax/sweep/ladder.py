@@ -27,6 +27,7 @@ def ladder_curve(table: Table, records: Records) -> bytes | None:
                 yerr=[value.spread or 0.0 for _, value in points],
                 marker="o",
                 linewidth=2,
+                elinewidth=1.2,
                 capsize=3,
                 color=color,
                 label=label,
