@@ -37,8 +37,10 @@ lint: $(READY)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy ps_jax input_pipeline kernels benchmarks
 
+# `make bench TORCH_PYTHON=.../python` times the same layers in PyTorch beside ours, in turns (benchmarks/speed.py).
 bench: $(READY)
 	$(PYTHON) -m benchmarks.convolutions
+	$(PYTHON) -m benchmarks.speed $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
 
 clean:
 	rm -rf $(VENV) .cache

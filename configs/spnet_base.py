@@ -22,17 +22,22 @@ SMALL = ("streets", "prw_small")  # sized for two CPU cores
 PRETRAINING = ("coco_persons",)  # no identity is seen twice: only for pre-training
 
 
+def check_dataset(dataset: str) -> None:
+    """Raises ConfigError unless the data set is one of `DATASETS`."""
+    if dataset not in DATASETS:
+        raise ConfigError(
+            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
+            f"{', '.join(DATASETS)}"
+        )
+
+
 def base(dataset: str, large: bool = False) -> ConfigDict:
     """Everything but the phases, for one of `DATASETS`; SPNet-L with `large`, else SPNet-S.
 
     Raises:
       ConfigError: there is no such data set.
     """
-    if dataset not in DATASETS:
-        raise ConfigError(
-            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
-            f"{', '.join(DATASETS)}"
-        )
+    check_dataset(dataset)
     small = dataset in SMALL
     config = ConfigDict()
     config.system = "spnet"
@@ -97,8 +102,7 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
             "model": {
                 "mode": mode,
                 "anchors_per_batch": 256 if small else 2048,
-                "pairs_per_batch": 16 if small else 32,  # of mode "qc"
-                "samples_per_pair": 16 if small else 64,
+                **_pairs(small),  # of mode "qc"
                 "samples_per_image": 32 if small else 256,  # of mode "oc"
                 "reid_objective": "queue",  # "oim" as in fine-tuning
                 "oim_scale": 10.0,
@@ -125,15 +129,14 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
     )
 
 
-def finetune(dataset: str, large: bool = False) -> ConfigDict:
-    """Object-centric training with online instance matching, of SPNet-S or SPNet-L."""
+def finetune(dataset: str, large: bool = False, mode: str = "oc") -> ConfigDict:
+    """Training of SPNet-S or SPNet-L with online instance matching.
+
+    Object-centric, or query-centric on two views of each scene.
+    """
     small = dataset in SMALL
-    model = {
-        "mode": "oc",
-        "samples_per_image": 16 if small else 128,
-        "start_from_momentum_encoder": False,
-        "backbone_tuning": "full",
-    }
+    samples = {"samples_per_image": 16 if small else 128} if mode == "oc" else _pairs(small)
+    model = {"mode": mode, **samples, "start_from_momentum_encoder": False, "backbone_tuning": "full"}
     if large:
         model |= {
             "num_cascade_steps": 2,
@@ -146,7 +149,7 @@ def finetune(dataset: str, large: bool = False) -> ConfigDict:
             "model": model,
             "augmentation": "rrc2",
             "crop": 160 if small else 1024 if large else 512,
-            "views": 1,
+            "views": 1 if mode == "oc" else 2,
             "batch_size": 8,
             "epochs": 8.0 if small else 30.0,
             "learning_rate": 5e-4 if small else 1e-4,
@@ -156,6 +159,10 @@ def finetune(dataset: str, large: bool = False) -> ConfigDict:
             **_common(small),
         }
     )
+
+
+def _pairs(small: bool) -> dict[str, int]:
+    return {"pairs_per_batch": 16 if small else 32, "samples_per_pair": 16 if small else 64}
 
 
 def _common(small: bool) -> dict:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ LABELS = {"search": "detections", "search_cbgm": "context matching", "search_tru
 def precision_recall_curve(detection: DetectionResult) -> bytes:
     """Precision of the detections above a score against the share of people they find, for all scores."""
     precision, recall = precision_recall(detection.matched, detection.score)
-    figure, axes = _figure()
+    figure, (axes,) = new_figure()
     if len(recall):
         recall = recall * detection.recall
         axes.fill_between(recall, precision, step="pre", color=COLORS["search"], alpha=0.12, linewidth=0)
@@ -33,7 +34,7 @@ def precision_recall_curve(detection: DetectionResult) -> bytes:
     )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title(f"Detection, AP {100 * detection.ap:.1f} %", loc="left")
-    return _png(figure)
+    return as_png(figure)
 
 
 def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
@@ -42,7 +43,7 @@ def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
     sizes = [results["search"][name]["scenes"] for name in names]
     if len(set(sizes)) < 2:
         return None
-    figure, axes = _figure()
+    figure, (axes,) = new_figure()
     for kind in (kind for kind in COLORS if kind in results):
         values = [100 * results[kind][name]["mAP"] for name in names]
         axes.plot(sizes, values, marker="o", linewidth=2, color=COLORS[kind], label=LABELS[kind])
@@ -66,20 +67,23 @@ def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
     axes.set_title("Search against gallery size", loc="left")
     if len([kind for kind in COLORS if kind in results]) > 1:
         axes.legend(frameon=False)
-    return _png(figure)
+    return as_png(figure)
 
 
-def _figure():
-    figure = Figure(figsize=(6.4, 4.4), dpi=110, layout="constrained")
+def new_figure(panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels side by side, in the style of all curves."""
+    figure = Figure(figsize=(6.4 * panels, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    all_axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e4e6ea", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, all_axes
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -296,4 +297,5 @@ def _detection_numbers(case: _Case, detections: Mapping[str, DetectionResult]) -
 
 def _versions() -> dict[str, str]:
     packages = {name: metadata.version(name) for name in ("jax", "flax", "numpy")}
-    return {"ps_jax": ps_jax.__version__, **packages, "python": platform.python_version()}
+    device = jax.local_devices()[0].device_kind
+    return {"ps_jax": ps_jax.__version__, **packages, "python": platform.python_version(), "device": device}

@@ -1,0 +1,248 @@
+"""Runs the rows of a table, each as a process of its own, and keeps what comes of them."""
+
+import dataclasses
+import fcntl
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ps_jax.errors import ConfigError
+from ps_jax.sweep.records import FAILED, FINISHED, INTERRUPTED, Record, Records
+from ps_jax.sweep.summary import write_summary
+from ps_jax.sweep.tables import AFTER, Row, Table, directory_name
+from ps_jax.training.interruption import Interruption
+
+TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
+POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A table to be run into a directory.
+
+    Attributes:
+      table: the table.
+      out: the directory: `runs.jsonl`, `table.md`, `runs/<row>/seed<n>` (work directories) and `logs/`.
+      rows: which of its rows, in order; the rows they start from are run before them.
+      seeds: how many seeds, counted from 0.
+      arguments: given to every run; they win over the row's own.
+      weights: trunk weights of every run, "" for none; a row's own overrides win over it.
+      command: how this sweep was called, for the summary.
+      program: what trains: called with --config, --workdir and --config.*=value, leaves
+        `evaluation/<phase>-<step>/results.json` in the work directory and says by its exit code whether it
+        went well.
+    """
+
+    table: Table
+    out: Path
+    rows: tuple[Row, ...]
+    seeds: int
+    arguments: tuple[str, ...] = ()
+    weights: str = ""
+    command: str = ""
+    program: tuple[str, ...] = TRAIN
+
+    def workdir(self, row: str, seed: int) -> Path:
+        """Work directory of a run."""
+        return self.out / "runs" / directory_name(row) / f"seed{seed}"
+
+    def log(self, row: str, seed: int) -> Path:
+        """What a run printed."""
+        return self.out / "logs" / f"{directory_name(row)}_seed{seed}.txt"
+
+    def run_arguments(self, row: Row, seed: int) -> tuple[str, ...]:
+        """Arguments of `train.py` for a run, without the work directory."""
+        after = str(self.workdir(row.after, seed)) if row.after else ""
+        own = (override.replace(AFTER, after) for override in row.overrides)
+        weights = (f"--config.weights={self.weights}",) if self.weights else ()
+        return ("--config", row.config, f"--config.seed={seed}", *weights, *own, *self.arguments)
+
+    def runs(self) -> Iterator[tuple[Row, int]]:
+        """All runs in order: every row with the first seed, then with the next."""
+        wanted = {row.name for row in self.rows}
+        for row in reversed(self.table.rows):  # a row comes after an earlier one
+            if row.name in wanted and row.after:
+                wanted.add(row.after)
+        for seed in range(self.seeds):
+            yield from ((row, seed) for row in self.table.rows if row.name in wanted)
+
+
+def run_sweep(sweep: Sweep) -> int:
+    """Runs what is left of a sweep and writes the summary after every run.
+
+    A finished run is not run again; one that failed or was interrupted goes on. SIGTERM and SIGINT are passed
+    on to the run, which saves its state, and end the sweep.
+
+    Returns:
+      How many runs failed.
+
+    Raises:
+      ConfigError: a finished run had other arguments, a file is missing, or another sweep works in `out`.
+      SystemExit: 143 after SIGTERM, 130 after SIGINT.
+    """
+    for row in sweep.rows:
+        if not Path(row.config.partition(":")[0]).is_file():
+            raise ConfigError(f"{row.name}: there is no configuration file {row.config.partition(':')[0]}")
+    for place in ("runs", "logs"):
+        (sweep.out / place).mkdir(parents=True, exist_ok=True)
+    with _alone_in(sweep.out) as lock, Interruption() as interruption:
+        records = Records(sweep.out / "runs.jsonl")
+        runs = list(sweep.runs())
+        for row, seed in runs:
+            _check_arguments(sweep, row, seed, records)
+        failed = 0
+        for number, (row, seed) in enumerate(runs, 1):
+            record = records.get(row.name, seed)
+            if record is None or record.status != FINISHED:
+                print(f"[{number}/{len(runs)}] {row.name}, seed {seed} ...", flush=True)
+                record = _run(sweep, row, seed, records, lock, interruption)
+                records.put(record)
+                print(f"[{number}/{len(runs)}] {describe(record, sweep.log(row.name, seed))}", flush=True)
+            failed += record.status == FAILED
+            write_summary(sweep.out, sweep.table, records, sweep.command)
+            if interruption.received:
+                raise SystemExit(interruption.exit_code)
+    return failed
+
+
+def describe(record: Record, log: Path) -> str:
+    """One line about a run."""
+    words = f"{record.row}, seed {record.seed}: {record.status}, {record.minutes:.1f} minutes"
+    if record.status == FINISHED:
+        values = ", ".join(f"{name} {100 * value:.1f}" for name, value in record.results.items())
+        return f"{words}; {values}" if values else words
+    return f"{words}, exit code {record.exit_code}: {record.message} ({log})"
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[int]:
+    """Holds the directory's lock. Runs inherit it: one that a killed sweep left behind still holds it."""
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{out}: another sweep, or a run that a killed sweep left behind, works here; wait for its end or "
+                "choose another --out"
+            ) from None
+        yield file.fileno()
+
+
+def _check_arguments(sweep: Sweep, row: Row, seed: int, records: Records) -> None:
+    record = records.get(row.name, seed)
+    now = sweep.run_arguments(row, seed)
+    if record and record.status == FINISHED and record.arguments != now:
+        raise ConfigError(
+            f"{sweep.out}: {row.name}, seed {seed}, was run with other arguments:\n  there {' '.join(record.arguments)}"
+            f"\n  here  {' '.join(now)}\nChoose another --out, or remove its line from "
+            f"{sweep.out / 'runs.jsonl'} and {sweep.workdir(row.name, seed)} to run it again."
+        )
+
+
+def _run(
+    sweep: Sweep, row: Row, seed: int, records: Records, lock: int, interruption: Interruption
+) -> Record:
+    """Runs one row with one seed from where it stands to its end."""
+    before = records.get(row.name, seed)
+    record = Record(
+        row=row.name,
+        seed=seed,
+        arguments=sweep.run_arguments(row, seed),
+        status=FAILED,
+        exit_code=1,
+        minutes=before.minutes if before else 0.0,
+    )
+    first = records.get(row.after, seed) if row.after else None
+    if row.after and (first is None or first.status != FINISHED):
+        return dataclasses.replace(record, message=f"it starts from {row.after}, which did not finish")
+    workdir, log = sweep.workdir(row.name, seed), sweep.log(row.name, seed)
+    command = [*sweep.program, "--workdir", str(workdir), *record.arguments]
+    began = time.monotonic()
+    exit_code = _call(command, log, lock, interruption)
+    minutes = record.minutes + (time.monotonic() - began) / 60
+    record = dataclasses.replace(record, exit_code=exit_code, minutes=round(minutes, 3))
+    if interruption.received and exit_code:
+        message = f"stopped by {interruption.received.name}; the same command goes on"
+        return dataclasses.replace(record, status=INTERRUPTED, message=message)
+    if exit_code:
+        return dataclasses.replace(record, message=_last_line(log))
+    if row.preparation:
+        return dataclasses.replace(record, status=FINISHED)
+    try:
+        content = json.loads(final_results(workdir).read_text())
+        results = {name: result_at(content, path) for name, path in sweep.table.metrics.items()}
+    except (ConfigError, OSError, json.JSONDecodeError) as error:
+        return dataclasses.replace(record, message=str(error))
+    versions = content.get("versions", {})
+    return dataclasses.replace(record, status=FINISHED, results=results, versions=versions)
+
+
+def _call(command: Sequence[str], log: Path, lock: int, interruption: Interruption) -> int:
+    """Runs a command to its end, appending what it prints to a file; returns its exit code."""
+    with open(log, "ab") as file:
+        file.write(f"$ {' '.join(command)}\n".encode())
+        file.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C reaches the sweep alone, which passes it on, once
+            pass_fds=(lock,),
+        )
+        try:
+            passed_on = False
+            while True:
+                try:
+                    return process.wait(timeout=POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if interruption.received and not passed_on:
+                        process.terminate()
+                        passed_on = True
+        finally:
+            if process.poll() is None:  # a second Ctrl-C
+                process.kill()
+                process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it printed nothing"
+
+
+def final_results(workdir: Path) -> Path:
+    """The `results.json` of the end of a training: last phase, last step.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    phase = json.loads((workdir / "config.json").read_text())["phases"][-1]
+    found = {}
+    for path in (workdir / "evaluation").glob("*/results.json"):
+        if match := re.fullmatch(rf"{re.escape(phase)}-(\d+)", path.parent.name):
+            found[int(match[1])] = path
+    if not found:
+        raise ConfigError(f"{workdir}: the run ended well but left no evaluation of phase {phase!r}")
+    return found[max(found)]
+
+
+def result_at(results: Mapping[str, Any], path: str) -> float:
+    """The number at a path such as "search/*/mAP"; "*" is the first entry.
+
+    Raises:
+      ConfigError: there is no number.
+    """
+    value: Any = results
+    for part in path.split("/"):
+        if isinstance(value, Mapping) and part == "*":
+            part = next(iter(value), "")
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"the results have no number at {path!r}")
+    return float(value)

@@ -1,0 +1,145 @@
+"""The command line of a sweep, and that every table's rows have configurations which take their options."""
+
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import spnet_base
+from ps_jax.errors import ConfigError
+from ps_jax.sweep import load_table
+from ps_jax.sweep.__main__ import main, parse_sweep
+
+ROOT = Path(__file__).parents[2]
+TABLES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs" / "tables").glob("*.py")
+    if "def get_table" in path.read_text()
+)
+
+
+def configuration(place, *changes):
+    """The configuration of a file as train.py reads it, with the command line's changes."""
+    path, _, dataset = place.partition(":")
+    config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(dataset)
+    values = flags.FlagValues()
+    command = ["train.py", *changes]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command)
+    assert values(command)[1:] == []
+    return values.config
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_options_and_defaults(tmp_path):
+    weights = tmp_path / "trunk.npz"
+    weights.touch()
+    sweep, only_list = parse_sweep(
+        [
+            *("configs/tables/spnet_table8.py:prw", "--weights", str(weights), "--config.data.dir=x y"),
+            *("--only", "QC-FT", "OC-FT", "--seeds", "2", "--list"),
+        ]
+    )
+    assert only_list and sweep.out == Path("runs/sweeps/spnet_table8_prw")
+    assert [(row.name, seed) for row, seed in sweep.runs()] == [
+        *(("OC-FT", 0), ("QC-FT", 0)),
+        *(("OC-FT", 1), ("QC-FT", 1)),
+    ]
+    arguments = sweep.run_arguments(sweep.table.row("QC-FT"), 1)
+    assert arguments == (
+        *("--config", "configs/spnet_qc_finetune.py:prw", "--config.seed=1", f"--config.weights={weights}"),
+        *("--config.data.dir=data/prw", "--config.phases=('finetune',)", "--config.data.dir=x y"),
+    )
+    assert shlex.split(sweep.command)[-1] == "--list"
+    sweep, only_list = parse_sweep(["configs/tables/spnet_qc_oc_none.py"])
+    assert (sweep.out, sweep.seeds, only_list) == (Path("runs/sweeps/spnet_qc_oc_none"), 3, False)
+
+
+def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["configs/tables/spnet_table8.py", "--list", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "OC-FT, seed 0: not run yet\n    train.py --config configs/spnet_qc.py:streets --config.seed=0"
+        in printed
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["configs/tables/none.py"], "configs/tables/none.py: there is no such file"),
+        (["configs/spnet_qc.py"], "configs/spnet_qc.py: has no get_table"),
+        (["configs/tables/spnet_table8.py:nowhere"], "there is no data set 'nowhere'"),
+        (
+            ["configs/tables/spnet_table8.py", "--only", "QC"],
+            "there is no row 'QC'; the rows are QC pre-training, OC-FT, ",
+        ),
+        (["configs/tables/spnet_table8.py", "--sed=3"], "unknown argument --sed=3"),
+        (["configs/tables/spnet_table8.py", "--seeds", "0"], "--seeds is 0"),
+        (
+            ["configs/tables/spnet_table8.py", "--weights", "none.npz"],
+            "--weights none.npz: there is no such file",
+        ),
+    ],
+)
+def test_unknown_names_are_the_users_to_mend(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        parse_sweep(arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("path", TABLES)
+def test_the_configuration_of_every_row_takes_its_options(path, dataset):
+    table = load_table(f"{path}:{dataset}")
+    assert len(table.rows) > 1
+    small = dataset in spnet_base.SMALL
+    for row in table.rows:
+        config = configuration(row.config, "--config.seed=7", *row.overrides)
+        assert config.seed == 7
+        assert config.phases == (("pretrain",) if row.preparation else ("finetune",))
+        settings = config[config.phases[0]]
+        assert bool(row.after) == bool(config.pretrained)
+        if small:
+            assert row.config.endswith(f":{dataset}")
+            assert settings.epochs == (0.5 if row.preparation else 1.0)
+            configuration(row.config, "--config.pretrain.epochs=2.0", "--config.finetune.epochs=3.0")
+        else:
+            where = "coco_persons" if row.preparation else dataset
+            assert row.config.endswith(f":{where}") and config.data.dir == f"data/{where}"
+            assert settings.epochs == (20.0 if row.preparation and "figure6" in path else 30.0)
+        if row.after:
+            first = table.row(row.after)
+            assert first.preparation and not first.after
+
+
+def test_the_ladder_of_figure_6_changes_the_boxes_of_pretraining_alone():
+    table = load_table("configs/tables/spnet_figure6.py:cuhk_sysu")
+    assert table.ladder.series["OC"][20] == "OC 20 %"
+    for row in table.rows:
+        data = configuration(row.config, *row.overrides).data
+        amount = int(row.name.split()[1]) if row.preparation else 100
+        assert (data.annotations, data.least_people) == (amount, 2 if row.preparation else 0)
+    assert len(table.rows) == 1 + 2 * 2 * 5
+
+
+def test_later_options_win_so_that_the_command_line_changes_all_rows():
+    changes = ("--config.seed=7", "--config.phases=('finetune',)", "--config.seed=8")
+    config = configuration("configs/spnet_qc.py:streets", *changes)
+    assert (config.seed, config.phases) == (8, ("finetune",))
+
+
+def test_pretraining_regresses_as_many_anchors_in_both_modes():
+    for dataset in spnet_base.DATASETS:
+        pairs, samples = (spnet_base.pretrain(dataset, mode).model for mode in ("qc", "oc"))
+        batch = spnet_base.pretrain(dataset).batch_size
+        assert pairs.pairs_per_batch * pairs.samples_per_pair == batch * samples.samples_per_image
+        assert spnet_base.finetune(dataset, "qc").model.to_dict() == pairs.to_dict()
