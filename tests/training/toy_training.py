@@ -7,6 +7,7 @@ its phases.
 
 import argparse
 import itertools
+import json
 import os
 import signal
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from input_pipeline.plan import host_rows
 from input_pipeline.scenes import Person, Scene, Split
 from ps_jax.interface import Batch, People, Scenes
+from ps_jax.layers import BatchNorm
 
 IDENTITIES = 5
 PRETRAIN_STEPS, FINETUNE_STEPS = 12, 9
@@ -28,20 +31,19 @@ class ToyModule(nn.Module):
     num_identities: int
     width: int = 8
     extra: bool = False
-    synchronised: bool = True
+    noise: float = 0.1
     dtype: jnp.dtype = jnp.dtype("float32")
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image, number, key, train):
         rows = image.shape[0]
-        axis_name = self.axis_name if self.synchronised and not self.is_initializing() else None
         x = nn.Dense(self.width, use_bias=False, name="backbone", dtype=self.dtype)(image.reshape(rows, -1))
-        x = nn.BatchNorm(not train, momentum=0.9, axis_name=axis_name, name="norm", dtype=jnp.float32)(x)
+        x = BatchNorm(axis_name=self.axis_name, name="norm", dtype=jnp.float32)(x, not train)
         frozen = self.param("frozen", nn.initializers.ones, (self.width,))
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(number)
         noise = jax.vmap(lambda k: jax.random.normal(k, (self.width,)))(keys)
-        x = nn.relu(x * frozen + 0.1 * noise)
+        x = nn.relu(x * frozen + self.noise * noise)
         if self.extra:
             x = nn.Dense(self.width, name="extra")(x)
         return nn.Dense(self.num_identities, name="head")(x)
@@ -133,10 +135,11 @@ class ToySource:
 
     def train_batches(self, phase, seed, start_step=0, process_index=0, process_count=1):
         before = PRETRAIN_STEPS if phase.model.get("extra") else 0
+        rows = host_rows(phase, start_step, process_index, process_count)
         for step in itertools.count(start_step):
             if before + step == self.signal_at:
                 os.kill(os.getpid(), self.signal_number)
-            yield toy_batch(phase.batch_size, seed, step)
+            yield jax.tree.map(lambda array: array[rows], toy_batch(phase.batch_size, seed, step))
 
 
 def toy_batch(rows, seed, step):
@@ -153,6 +156,7 @@ def toy_phase(**changes):
     settings = {
         "model": {},
         "batch_size": 4,
+        "accumulate_steps": 1,
         "views": 1,
         "epochs": 1.2,
         "learning_rate": 1e-2,
@@ -174,6 +178,7 @@ def toy_config(**changes):
         "system": "toy",
         "seed": 0,
         "precision": "auto",
+        "sync_batch_norm": True,
         "weights": "",
         "model": {"width": 8},
         "data": {"source": "toy", "dir": "here"},
@@ -196,8 +201,9 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(state))]
 
 
-if __name__ == "__main__":
-    from ps_jax.training import train_and_evaluate
+def main():
+    """Trains the toy, alone or as one of several processes."""
+    from ps_jax.training import joined, train_and_evaluate
 
     parser = argparse.ArgumentParser()
     parser.add_argument("workdir")
@@ -205,9 +211,20 @@ if __name__ == "__main__":
     parser.add_argument(
         "--at", type=int, default=-1, help="the batch, counted over all phases, it comes with"
     )
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    parser.add_argument("--change", default="{}", help="dotted keys of the configuration, as JSON")
     arguments = parser.parse_args()
+    config = toy_config()
+    config.update_from_flattened_dict(json.loads(arguments.change))
     source = ToySource(getattr(signal, arguments.signal), arguments.at)
-    state = train_and_evaluate(
-        toy_config(), arguments.workdir, source=source, build=ToySystem, evaluate=toy_evaluate
-    )
-    np.savez(Path(arguments.workdir) / "final.npz", *leaves(state))
+    with joined(arguments.coordinator, arguments.processes, arguments.process):
+        state = train_and_evaluate(
+            config, arguments.workdir, source=source, build=ToySystem, evaluate=toy_evaluate
+        )
+        np.savez(Path(arguments.workdir) / f"final{arguments.process or 0}.npz", *leaves(state))
+
+
+if __name__ == "__main__":
+    main()
