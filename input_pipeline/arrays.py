@@ -216,7 +216,7 @@ class ArraysSource:
             content["dataset"], partition, scenes, galleries, content["default_gallery"], files=self._files
         )
 
-    def _train_batches(self, name: str, count: int, step: int, share: slice) -> Iterator[Batch]:
+    def _train_batches(self, name: str, count: int, step: int, share: np.ndarray) -> Iterator[Batch]:
         while True:
             arrays = self._files.load(f"train/{name}/{step % count:06d}.npz")
             yield unflatten({key: array[share] for key, array in arrays.items()})

@@ -71,14 +71,14 @@ def train_batches(
     Args:
       split: training records.
       phase: configuration with `augmentation`, `crop`, `views`, `batch_size` and optionally `scale_range`,
-        `pad`, `photometric` (see `Augmentation`).
+        `pad`, `photometric` (see `Augmentation`) and `accumulate_steps` (see `host_rows`).
       resize: (short side, longest long side) of the window resize.
       max_people: slots for people a scene; identified people come first where a scene has more.
       seed: seed of the run.
       start_step: the step of the first batch; the stream from step k is the stream from 0 without its first
         k batches.
-      process_index, process_count: this host and the number of hosts; each gets equally many, consecutive
-        rows of the global batch.
+      process_index, process_count: this host and the number of hosts; each gets equally many rows of the global
+        batch (see `host_rows`).
 
     Returns:
       An iterator of host batches with u8 images.
@@ -97,7 +97,7 @@ def train_batches(
     # Phases of one run draw differently: what they do to a scene is part of the seed.
     stream = zlib.crc32(f"{augmentation.name} {phase.views}".encode())
     plan = TrainPlan(sizes, crop, phase.batch_size, phase.views, (seed, stream))
-    rows = share.stop - share.start
+    rows = len(share)
 
     def samples(step: np.ndarray) -> Samples:
         return Samples(*(column[share] for column in plan.samples(int(step))))

@@ -70,13 +70,19 @@ def steps_per_epoch(scenes: int, phase: Any) -> int:
     return steps
 
 
-def host_rows(phase: Any, start_step: int, process_index: int, process_count: int) -> slice:
-    """The rows of the global batch that one host makes: equally many for each, consecutive.
+def host_rows(phase: Any, start_step: int, process_index: int, process_count: int) -> np.ndarray:
+    """The rows of the global batch that one host makes: equally many for each.
+
+    Where a step accumulates over micro-batches, each of these is a block of consecutive rows of the global batch,
+    and a host makes consecutive rows of every block: micro-batches hold the same rows on any number of hosts.
 
     Args:
-      phase: configuration with `batch_size`.
+      phase: configuration with `batch_size` and optionally `accumulate_steps`, the number of micro-batches.
       start_step: step of the first batch; only checked.
       process_index, process_count: this host and the number of hosts.
+
+    Returns:
+      Row numbers, micro-batch after micro-batch.
 
     Raises:
       ConfigError: the batch cannot be split evenly over the hosts.
@@ -85,12 +91,14 @@ def host_rows(phase: Any, start_step: int, process_index: int, process_count: in
         raise ValueError(f"start_step is {start_step}, wanted is a step from 0 on")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index is {process_index}, wanted is one of 0 .. {process_count - 1}")
-    if phase.batch_size % process_count:
+    micro_batches = phase.get("accumulate_steps") or 1
+    if phase.batch_size % (process_count * micro_batches):
         raise ConfigError(
             f"batch_size is {phase.batch_size}; it has to be a multiple of the {process_count} hosts"
+            + (f" times the {micro_batches} micro-batches (accumulate_steps)" if micro_batches > 1 else "")
         )
-    rows = phase.batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
+    blocks = np.arange(phase.batch_size).reshape(micro_batches, process_count, -1)
+    return blocks[:, process_index].reshape(-1)
 
 
 @dataclass(frozen=True)

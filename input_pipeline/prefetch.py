@@ -17,7 +17,7 @@ _PATIENCE = 0.1  # seconds between two looks whether the consumer has gone
 
 
 def prefetch_to_devices(
-    iterator: Iterable[Batch], devices: Sequence[jax.Device], size: int = 2
+    iterator: Iterable[Batch], devices: Sequence[jax.Device], size: int = 2, micro_batches: int = 1
 ) -> "PrefetchedBatches":
     """Splits host batches over devices as `jax.pmap` wants them, a few batches ahead, in a background thread.
 
@@ -25,10 +25,13 @@ def prefetch_to_devices(
       iterator: host batches; every array has the same leading axis.
       devices: the devices of this host.
       size: how many batches are kept ready on the devices.
+      micro_batches: blocks of consecutive rows that the step takes one after the other; every block is split over
+        the devices.
 
     Returns:
-      An iterator of batches with arrays [devices, rows / devices, ...]. It ends where `iterator` ends and
-      raises what `iterator` raises, and ConfigError where a batch cannot be split evenly over the devices.
+      An iterator of batches with arrays [devices, rows / devices, ...] or, of several micro-batches,
+      [devices, micro_batches, rows / (micro_batches * devices), ...]. It ends where `iterator` ends and
+      raises what `iterator` raises, and ConfigError where a batch cannot be split evenly.
     """
     if size < 1:
         raise ValueError(f"size is {size}, wanted is at least one batch ahead")
@@ -36,12 +39,16 @@ def prefetch_to_devices(
     sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
 
     def split(array: np.ndarray) -> jax.Array:
-        if array.shape[0] % len(devices):
+        shares = len(devices) * micro_batches
+        if array.shape[0] % shares:
             raise ConfigError(
-                f"a batch of {array.shape[0]} rows cannot be split evenly over {len(devices)} devices; "
-                f"choose a batch_size that is a multiple of {len(devices)}"
+                f"a batch of {array.shape[0]} rows cannot be split evenly over {len(devices)} devices"
+                + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
+                + f"; choose a batch_size that is a multiple of {shares}"
             )
-        blocks = array.reshape(len(devices), -1, *array.shape[1:])
+        blocks = array.reshape(micro_batches, len(devices), -1, *array.shape[1:]).swapaxes(0, 1)
+        if micro_batches == 1:
+            blocks = blocks[:, 0]
         parts = [jax.device_put(blocks[place : place + 1], device) for place, device in enumerate(devices)]
         return jax.make_array_from_single_device_arrays(blocks.shape, sharding, parts)
 

@@ -1,11 +1,27 @@
 """Batch normalisation with PyTorch's conventions."""
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
+
+
+def statistics_per_device() -> contextlib.AbstractContextManager:
+    """While active, every BatchNorm that is called normalises with the statistics of its own device's rows.
+
+    So it is the trainer, not each trunk, head and system, that chooses whether training synchronises them. The
+    running statistics of the devices then differ until somebody averages them.
+    """
+
+    def interceptor(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            kwargs = {**kwargs, "synchronised": False}
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(interceptor)
 
 
 class BatchNorm(nn.Module):
@@ -21,7 +37,8 @@ class BatchNorm(nn.Module):
       momentum: weight of the new statistics in the running ones (PyTorch's sense).
       epsilon: added to the variance.
       affine: learn a scale and a bias.
-      axis_name: device axis over which batch statistics are shared; None keeps them to one device.
+      axis_name: device axis over which batch statistics are shared, unless `statistics_per_device` is active;
+        None keeps them to one device.
       single_row_uses_running: with fewer than two valid rows use, and do not move, the running statistics,
         where PyTorch would raise (the "safe" normalisation of SPNet's re-identification projector).
       dtype: type of the result; None keeps the input's.
@@ -40,6 +57,7 @@ class BatchNorm(nn.Module):
         x: Float[Array, "*rows channel"],
         use_running_average: bool,
         mask: Bool[Array, "..."] | None = None,
+        synchronised: bool = True,
     ) -> Float[Array, "*rows channel"]:
         """Normalises `x`.
 
@@ -49,6 +67,7 @@ class BatchNorm(nn.Module):
           mask: True for rows that exist, over the leading axes of `x` (a prefix of [...], for example
             [batch] for images). Other rows are taken as zeros: they do not count, get a finite result
             and pass no gradient.
+          synchronised: share batch statistics over the device axis, where there is one.
 
         Returns:
           The normalised features, shaped like `x`.
@@ -70,7 +89,7 @@ class BatchNorm(nn.Module):
         if use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
-            mean, var, count = self._batch_statistics(x, mask)
+            mean, var, count = self._batch_statistics(x, mask, synchronised)
             enough = count >= (2 if self.single_row_uses_running else 1)
             if not self.is_initializing():
                 unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
@@ -89,10 +108,10 @@ class BatchNorm(nn.Module):
             result = result + self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         return result.astype(dtype)
 
-    def _batch_statistics(self, x, mask):
-        """Returns mean [channel], biased variance [channel] and the number of rows, over all devices."""
+    def _batch_statistics(self, x, mask, synchronised):
+        """Returns mean [channel], biased variance [channel] and the number of rows, over all devices sharing."""
         axes = tuple(range(x.ndim - 1))
-        axis_name = None if self.is_initializing() else self.axis_name
+        axis_name = self.axis_name if synchronised and not self.is_initializing() else None
 
         def over_devices(value):
             return value if axis_name is None else jax.lax.psum(value, axis_name)

@@ -31,3 +31,8 @@ def global_numbers(count: int, axis_name: str | None) -> Int[Array, " count"]:
 def numbered_keys(key: Key[Array, ""], count: int, axis_name: str | None) -> Key[Array, " count"]:
     """A random key for each of this device's scenes that does not depend on the number of devices."""
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(global_numbers(count, axis_name))
+
+
+def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Means of all leaves over all devices."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

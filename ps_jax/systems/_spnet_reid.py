@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ps_jax.errors import ConfigError
 from ps_jax.interface import Scenes
 from ps_jax.losses import InstanceMemory, MomentumQueue, oim_loss, queue_loss, update_memory, update_queue
-from ps_jax.systems._devices import device_count, gather_rows
+from ps_jax.systems._devices import device_count, gather_rows, mean_over_devices
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -134,6 +134,8 @@ def _momentum_embeddings(model: "SPNet", scenes: Scenes, groups: list[EmbeddedBo
         rngs={name: model.make_rng(name) for name in streams},
         mutable=["batch_stats"],
     )
+    # Equal on all devices also where each normalises with its own statistics
+    changed = mean_over_devices(changed, model.axis_name)
     model.put_variable("memory", MOMENTUM_ENCODER, {**variables, **changed})
     model.sow("intermediates", "momentum_embeddings", embeddings)
     return embeddings

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -43,8 +44,10 @@ class _Damaged(Exception):
 class Checkpoints:
     """The checkpoints of one phase in one directory; a context manager that ends with everything on disk.
 
+    In a run of several processes it belongs to one of them; the others have none.
+
     Args:
-      directory: created at the first save.
+      directory: created where it does not exist.
       keep: how many of the newest to keep.
     """
 
@@ -52,7 +55,13 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(_quiet_orbax())
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,
+            enable_async_checkpointing=True,
+            multiprocessing_options=_this_process(),
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self):
@@ -172,7 +181,8 @@ class Checkpoints:
     def _saving(self) -> Iterator[None]:
         """Turns what orbax and the operating system raise in a save into one clear error."""
         try:
-            yield
+            with _without_late_noise():
+                yield
         except Exception as error:
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -243,7 +253,7 @@ def _newest(directory: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Leaves and meta of the newest checkpoint of a directory that verifies; changes nothing on disk."""
     damaged = []
     with _quiet_orbax():
-        options = ocp.CheckpointManagerOptions(read_only=True)
+        options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_this_process())
         with ocp.CheckpointManager(directory, options=options) as manager:
             for step in sorted(manager.all_steps(), reverse=True):
                 try:
@@ -275,6 +285,14 @@ def _read(manager: ocp.CheckpointManager, directory: Path, step: int) -> tuple[d
     return leaves, meta
 
 
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Tells orbax not to wait for the other processes of the run."""
+    number = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process_{number}"
+    )
+
+
 def _none_readable(directory: Path, damaged: list[int]) -> CheckpointError:
     return CheckpointError(
         f"{directory}: none of the checkpoints can be read (steps {sorted(damaged)}); "
@@ -303,7 +321,7 @@ def _quiet_orbax() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_late_noise() -> Iterator[None]:
-    """After a failed read tensorstore's threads still report to an event loop that orbax has closed.
+    """After a failed read or write tensorstore's threads still report to an event loop that orbax has closed.
 
     Python prints that as an unraisable exception. It says nothing that the error does not say, so it is
     dropped, and after an error the threads get the time to run out.

@@ -4,8 +4,13 @@ A work directory holds `config.json`, `metrics.jsonl`, `evaluation/` and one dir
 `checkpoints/` (the newest), `best/` (the best of the periodic evaluations) and TensorBoard files. The same
 command goes on where a run ended, whatever ended it: the data are a pure function of (seed, step), random
 numbers one of (key, step), so on CPU the result is the uninterrupted run's bit for bit.
+
+Where several processes train together (`ps_jax.training.processes`), all go through the same steps; the work
+directory belongs to the first.
 """
 
+import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +26,16 @@ from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
 from ps_jax.training.finite import check_finite, check_finite_state
 from ps_jax.training.interruption import Interruption
 from ps_jax.training.metric_writers import MetricWriter, first_result
-from ps_jax.training.phases import Phase, check_phases, compute_dtype, prepare_phase
+from ps_jax.training.phases import Phase, check_phases, compute_dtype, micro_batches, prepare_phase
 from ps_jax.training.pretrained import Pretrained, load_pretrained
+from ps_jax.training.processes import (
+    StopAgreement,
+    all_devices,
+    first_then_others,
+    is_first,
+    on_first,
+    state_of_first,
+)
 from ps_jax.training.progress import Progress
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import on_one_device, replicate
@@ -73,12 +86,12 @@ def train_and_evaluate(
       TrainingError: a loss is not finite, or the state could not be saved.
     """
     # Data, systems and evaluation
-    devices = jax.local_devices()
+    devices = all_devices()
     check_phases(config, len(devices))
     if source is None:
         from input_pipeline import open_source
 
-        source = open_source(config.data)
+        source = first_then_others(lambda: open_source(config.data))
     if build is None:
         from ps_jax.systems import build_system
 
@@ -95,14 +108,19 @@ def train_and_evaluate(
         else:
             logging.info("%s %s: no queries, so nothing is evaluated", test.dataset, test.partition)
 
-    # Work directory: the last phase with a checkpoint goes on, or is found finished; the later ones follow.
     workdir = Path(workdir).absolute()
-    started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
-    pretrained: Pretrained | None = None
-    if config.get("pretrained") and not started:
-        pretrained = load_pretrained(config, build, compute_dtype(config.precision))
-    claim_workdir(workdir, config, any(map(has_checkpoints, workdir.glob("*/checkpoints"))))
-    first = list(config.phases).index(started[-1]) if started else 0
+    found: list[Pretrained] = []  # in the first process, which alone begins with it
+
+    def open_workdir() -> int:
+        # The last phase with a checkpoint goes on, or is found finished; the later ones follow.
+        started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
+        if config.get("pretrained") and not started:
+            found.append(load_pretrained(config, build, compute_dtype(config.precision)))
+        claim_workdir(workdir, config, any(map(has_checkpoints, workdir.glob("*/checkpoints"))))
+        return list(config.phases).index(started[-1]) if started else 0
+
+    first = on_first(open_workdir)
+    pretrained = found[0] if found else None
     state: TrainState | None = None
     with Interruption() as interruption:
         run = _Run(config, workdir, source, evaluate, devices, interruption)
@@ -122,20 +140,29 @@ def _train(
 
     config, settings, total = run.config, phase.settings, phase.total_steps
     directory = run.workdir / phase.name
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        # Where the state comes from, the first that there is:
-        #   1. a checkpoint of this phase in the work directory,
-        #   2. the end of the previous phase, or of the run that config.pretrained names, as the system transfers it,
-        #   3. the trunk weights that config.weights names,
-        #   4. scratch.
-        restored = checkpoints.restore(phase.template)
-        if restored:
-            state, origin = restored[0], restored[1].get("pretrained")
-        else:
-            state, origin = phase.start(config.weights, pretrained), pretrained.origin if pretrained else None
+    with contextlib.ExitStack() as stack:
+        # Only the first process keeps anything; elsewhere these are None.
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if is_first() else None
+
+        def start() -> tuple[TrainState, dict[str, Any]]:
+            # Where the state comes from, the first that there is:
+            #   1. a checkpoint of this phase in the work directory,
+            #   2. the end of the previous phase, or of the run that config.pretrained names, as the system
+            #      transfers it,
+            #   3. the trunk weights that config.weights names,
+            #   4. scratch.
+            restored = checkpoints.restore(phase.template) if checkpoints else None
+            if restored:
+                return restored[0], {"restored": True, "origin": restored[1].get("pretrained")}
+            origin = pretrained.origin if pretrained else None
+            return phase.start(config.weights, pretrained), {"restored": False, "origin": origin}
+
+        state, note = state_of_first(start, phase.template)
+        restored, origin = note["restored"], note["origin"]
         step = int(state.step)
         saved = step if restored else None
-        state = replicate(state, run.devices)
+        devices = [device for device in run.devices if device.process_index == jax.process_index()]
+        state = replicate(state, devices)
         logging.info("%s: at step %d of %d", phase.name, step, total)
 
         meta = {
@@ -150,57 +177,64 @@ def _train(
         }
         metrics: dict[str, jax.Array] = {}  # of the last step taken
         marked_step, marked_time = step, time.monotonic()
-        host_batches = run.source.train_batches(settings, config.seed, step)
-        with (
-            prefetch_to_devices(host_batches, run.devices) as batches,
-            MetricWriter(run.workdir, config.phases, phase.name, step) as writer,
-            Progress(phase.name, step, total) as progress,
-        ):
-            while True:
-                finished, stopped = step == total, run.interruption.received
-                last = finished and phase.name == config.phases[-1]
-                evaluates = bool(run.evaluate) and (last or _due(settings.evaluate_every, step))
-                saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
-                logs = finished or step == 1 or _due(settings.log_every, step)
+        host_batches = run.source.train_batches(
+            settings, config.seed, step, jax.process_index(), jax.process_count()
+        )
+        batches = stack.enter_context(
+            prefetch_to_devices(host_batches, devices, micro_batches=micro_batches(settings))
+        )
+        writer = (
+            stack.enter_context(MetricWriter(run.workdir, config.phases, phase.name, step))
+            if is_first()
+            else None
+        )
+        progress = stack.enter_context(Progress(phase.name, step, total, shown=is_first()))
+        agreement = StopAgreement(phase.step, run.interruption)
+        while True:
+            finished, stopped = step == total, agreement.stopped()
+            last = finished and phase.name == config.phases[-1]
+            evaluates = bool(run.evaluate) and (last or _due(settings.evaluate_every, step))
+            saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
+            logs = finished or step == 1 or _due(settings.log_every, step)
 
-                # Look at the last step's values, before anything of it is kept
-                if metrics and (logs or saves):
-                    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                    check_finite(phase.name, step, values, checkpoints.last_good)
-                    if logs:
-                        checkpoints.check()
-                        rate = (step - marked_step) / (time.monotonic() - marked_time)
-                        marked_step, marked_time = step, time.monotonic()
-                        writer.write(step, values | {"steps_per_second": rate})
-                        progress.show(step, values, rate)
+            # Look at the last step's values, before anything of it is kept
+            if checkpoints and writer and metrics and (logs or saves):
+                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                check_finite(phase.name, step, values, checkpoints.last_good)
+                if logs:
+                    checkpoints.check()
+                    rate = (step - marked_step) / (time.monotonic() - marked_time)
+                    marked_step, marked_time = step, time.monotonic()
+                    writer.write(step, values | {"steps_per_second": rate})
+                    progress.show(step, values, rate)
 
-                # Save
-                if saves and step != saved and (step or finished):
-                    check_finite_state(phase.name, step, state.variables, checkpoints.last_good)
-                    checkpoints.save(state, meta)
-                    saved = step
-                if stopped:
+            # Save
+            if checkpoints and saves and step != saved and (step or finished):
+                check_finite_state(phase.name, step, state.variables, checkpoints.last_good)
+                checkpoints.save(state, meta)
+                saved = step
+            if stopped:
+                if checkpoints:
                     checkpoints.wait()
-                    logging.warning(
-                        "%s: stopped by %s after step %d of %s; the same command goes on from there",
-                        *(run.workdir, stopped.name, step, phase.name),
-                    )
-                    raise SystemExit(run.interruption.exit_code)
+                logging.warning(
+                    "%s: stopped by %s after step %d of %s; the same command goes on from there",
+                    *(run.workdir, stopped.name, step, phase.name),
+                )
+                raise SystemExit(128 + stopped)
 
-                # Evaluate, after the save, so that a run that is ended meanwhile loses nothing
-                if evaluates and not writer.evaluated(step):
-                    checkpoints.wait()
-                    began = time.monotonic()
-                    with run.interruption.leaves_at_once():
-                        _evaluate(run, phase, state, step, meta, writer)
-                    marked_time += time.monotonic() - began  # does not count as training
-                if finished:
-                    return state, origin
+            # Evaluate, after the save, so that a run that is ended meanwhile loses nothing
+            if evaluates:
+                began = time.monotonic()
+                evaluate = functools.partial(_evaluate, run, phase, state, meta, checkpoints, writer)
+                on_first(evaluate, run.interruption)
+                marked_time += time.monotonic() - began  # does not count as training
+            if finished:
+                return state, origin
 
-                # One step
-                state, metrics = phase.step(state, next(batches))
-                step += 1
-                progress.advance()
+            # One step
+            state, metrics = phase.step(state, next(batches), run.interruption.received or 0)
+            step += 1
+            progress.advance()
 
 
 def _due(every: int, step: int) -> bool:
@@ -208,27 +242,38 @@ def _due(every: int, step: int) -> bool:
 
 
 def _evaluate(
-    run: _Run, phase: Phase, state: TrainState, step: int, meta: Mapping[str, Any], writer: MetricWriter
+    run: _Run,
+    phase: Phase,
+    state: TrainState,
+    meta: Mapping[str, Any],
+    checkpoints: Checkpoints | None,
+    writer: MetricWriter | None,
 ) -> None:
-    """Evaluates the state, records the results, and keeps the state if it is the best of the phase so far."""
-    directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
-    variables = on_one_device(state.variables)
-    assert run.evaluate, "only called where something is evaluated"
-    results = run.evaluate(
-        phase.system,
-        variables,
-        run.source,
-        run.config.eval.to_dict(),
-        directory,
-        provenance=provenance({**meta, "step": step}),
+    """Evaluates the state, unless that is on record, and keeps it if it is the best of the phase so far."""
+    assert checkpoints and writer and run.evaluate, (
+        "only the first process evaluates, and only where there is what to"
     )
-    scalars = _scalars(results)
-    score = first_result(scalars, BEST_BY)
-    if phase.settings.evaluate_every and score is not None and score > writer.best_evaluation(BEST_BY):
-        with Checkpoints(run.workdir / phase.name / "best", keep=1) as best:
-            best.drop_from(step)  # of a run that was further than the one that goes on now
-            best.save(state, {**meta, BEST_BY: score})
-    writer.write_evaluation(step, scalars)
+    step = int(state.step)
+    if writer.evaluated(step):
+        return
+    checkpoints.wait()
+    with run.interruption.leaves_at_once():
+        directory = run.workdir / "evaluation" / f"{phase.name}-{step}"
+        results = run.evaluate(
+            phase.system,
+            on_one_device(state.variables),
+            run.source,
+            run.config.eval.to_dict(),
+            directory,
+            provenance=provenance({**meta, "step": step}),
+        )
+        scalars = _scalars(results)
+        score = first_result(scalars, BEST_BY)
+        if phase.settings.evaluate_every and score is not None and score > writer.best_evaluation(BEST_BY):
+            with Checkpoints(run.workdir / phase.name / "best", keep=1) as best:
+                best.drop_from(step)  # of a run that was further than the one that goes on now
+                best.save(state, {**meta, BEST_BY: score})
+        writer.write_evaluation(step, scalars)
 
 
 def _scalars(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -31,8 +31,14 @@ def model_arguments(config: ConfigDict, phase: str, num_identities: int) -> dict
     return {**config.model, **changes, "num_identities": num_identities}
 
 
+def micro_batches(settings: ConfigDict) -> int:
+    """How many micro-batches a phase's batches are taken in: `accumulate_steps`, 1 where it is not set."""
+    steps = settings.get("accumulate_steps")
+    return 1 if steps is None else steps
+
+
 def check_phases(config: ConfigDict, num_devices: int) -> None:
-    """Checks that every phase has its section and a batch that the devices can share.
+    """Checks that every phase has its section and a batch that the devices, those of all processes, can share.
 
     Raises:
       ConfigError: names the phase and what would do.
@@ -43,11 +49,15 @@ def check_phases(config: ConfigDict, num_devices: int) -> None:
         if name not in config:
             raise ConfigError(f"config.phases names {name!r}, but there is no config.{name}")
         size, views = config[name].batch_size, config[name].get("views") or 1
-        unit = num_devices * views
+        parts = micro_batches(config[name])
+        if parts < 1:
+            raise ConfigError(f"config.{name}.accumulate_steps is {parts}; it must be at least 1")
+        unit = num_devices * views * parts
         fitting = -(-max(size, 1) // unit) * unit
         if size != fitting:
             raise ConfigError(
                 f"config.{name}.batch_size is {size}, which {num_devices} device(s) cannot share evenly"
+                + (f" in {parts} micro-batches (accumulate_steps)" if parts > 1 else "")
                 + (f" in groups of {views} views" if views > 1 else "")
                 + f"; take a multiple of {unit} (--config.{name}.batch_size={fitting}), "
                 "or show the program fewer devices (CUDA_VISIBLE_DEVICES)"
@@ -129,7 +139,7 @@ def prepare_phase(
       index: place in `config.phases`.
       source: gives the number of identities, a first batch for its shapes, and the length of an epoch.
       build: (name, keyword arguments) -> system.
-      devices: the devices to train on.
+      devices: the devices to train on, those of all processes.
     """
     name = config.phases[index]
     settings = config[name]
@@ -180,7 +190,11 @@ def prepare_phase(
         system=system,
         total_steps=total_steps,
         template=jax.eval_shape(first_state, shapes),
-        step=make_train_step(in_step, optimizer, schedule(settings.learning_rate), trainable, devices),
+        step=make_train_step(
+            *(in_step, optimizer, schedule(settings.learning_rate), trainable, devices),
+            micro_batches=micro_batches(settings),
+            sync_batch_norm=config.get("sync_batch_norm", True),
+        ),
         _first_state=first_state,
         _fresh_variables=lambda: jax.jit(system.init)(init_rng, batch.scenes, batch.people),
     )

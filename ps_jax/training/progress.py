@@ -10,7 +10,7 @@ from tqdm import tqdm
 class Progress:
     """Progress of one phase with rate, time left and the main losses; a context manager."""
 
-    def __init__(self, phase: str, start: int, total: int):
+    def __init__(self, phase: str, start: int, total: int, shown: bool = True):
         self._phase = phase
         self._bar = tqdm(
             total=total,
@@ -18,7 +18,7 @@ class Progress:
             desc=phase,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
         )
         self._start, self._total = start, total
 

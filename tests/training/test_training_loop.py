@@ -137,7 +137,7 @@ def test_a_signal_saves_and_leaves(whole, tmp_path, name, code, at):
 def test_two_devices_train_as_one_does(whole, tmp_path):
     result = run(tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
     assert result.returncode == 0, result.stderr
-    with np.load(tmp_path / "final.npz") as final:
+    with np.load(tmp_path / "final0.npz") as final:
         two = list(final.values())
     # Sums over the batch are rounded in another order; Adam divides small gradients by their own size.
     for one, other in zip(whole[1], two, strict=True):
@@ -146,10 +146,25 @@ def test_two_devices_train_as_one_does(whole, tmp_path):
         assert numbers(tmp_path)[key] == pytest.approx(record, rel=1e-4), key
 
 
+def test_a_run_with_micro_batches_goes_on_bit_for_bit(tmp_path):
+    change = {"pretrain.accumulate_steps": 2, "finetune.accumulate_steps": 4}
+    state = train(tmp_path / "whole", changed(**change))
+    assert int(state.step) == FINETUNE_STEPS  # optimiser steps
+    (tmp_path / "killed").mkdir()
+    for kill in (8, 17):
+        result = run(
+            *(tmp_path / "killed", "--signal", "SIGKILL", "--at", str(kill)),
+            *("--change", json.dumps(change)),
+        )
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    assert_bits_equal(leaves(train(tmp_path / "killed", changed(**change))), leaves(state))
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
 def test_each_phase_compiles_its_step_once(tmp_path, monkeypatch):
     steps = []
     make = phases.make_train_step
-    monkeypatch.setattr(phases, "make_train_step", lambda *a: steps.append(make(*a)) or steps[-1])
+    monkeypatch.setattr(phases, "make_train_step", lambda *a, **k: steps.append(make(*a, **k)) or steps[-1])
     train(tmp_path)
     train(tmp_path, changed(**{"eval.batch_size": 2}))
     assert [step.traces for step in steps] == [1, 1, 0]
@@ -247,6 +262,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"pretrain.batch_size": 0}, "config.pretrain.batch_size is 0"),
+        (
+            {"pretrain.batch_size": 6, "pretrain.accumulate_steps": 4},
+            r"config.pretrain.batch_size is 6.*in 4 micro-batches.*--config.pretrain.batch_size=8",
+        ),
+        ({"finetune.accumulate_steps": -1}, "config.finetune.accumulate_steps is -1; it must be at least 1"),
         (
             {"finetune.batch_size": 5, "finetune.views": 2},
             r"config.finetune.batch_size is 5.*groups of 2 views.*--config.finetune.batch_size=6",

@@ -7,8 +7,10 @@ its phases.
 
 import argparse
 import itertools
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -17,31 +19,38 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from input_pipeline.plan import host_rows
 from input_pipeline.scenes import Person, Scene, Split
+from ps_jax.errors import DataError
 from ps_jax.interface import Batch, People, Scenes
+from ps_jax.layers import BatchNorm
 
 IDENTITIES = 5
 PRETRAIN_STEPS, FINETUNE_STEPS = 12, 9
 
 
 class ToyModule(nn.Module):
+    """`norm`, `noise` and `pull` can be turned off, each a thing that ties the rows of a batch to one another."""
+
     num_identities: int
     width: int = 8
     extra: bool = False
-    synchronised: bool = True
+    norm: bool = True
+    noise: float = 0.1
+    pull: float = 0.01
     dtype: jnp.dtype = jnp.dtype("float32")
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image, number, key, train):
         rows = image.shape[0]
-        axis_name = self.axis_name if self.synchronised and not self.is_initializing() else None
         x = nn.Dense(self.width, use_bias=False, name="backbone", dtype=self.dtype)(image.reshape(rows, -1))
-        x = nn.BatchNorm(not train, momentum=0.9, axis_name=axis_name, name="norm", dtype=jnp.float32)(x)
+        normalised = BatchNorm(axis_name=self.axis_name, name="norm", dtype=jnp.float32)(x, not train)
+        x = normalised if self.norm else x
         frozen = self.param("frozen", nn.initializers.ones, (self.width,))
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(number)
         noise = jax.vmap(lambda k: jax.random.normal(k, (self.width,)))(keys)
-        x = nn.relu(x * frozen + 0.1 * noise)
+        x = nn.relu(x * frozen + self.noise * noise)
         if self.extra:
             x = nn.Dense(self.width, name="extra")(x)
         return nn.Dense(self.num_identities, name="head")(x)
@@ -80,7 +89,7 @@ class ToySystem:
         wanted = jax.nn.one_hot(people.identity[:, 0], self.module.num_identities)
         classify = -jnp.sum(wanted * jax.nn.log_softmax(logits)) / (rows * devices)
         memory = variables["memory"]
-        pull = 0.01 * jnp.sum((logits - wanted @ memory["centres"]) ** 2) / (rows * devices)
+        pull = self.module.pull * jnp.sum((logits - wanted @ memory["centres"]) ** 2) / (rows * devices)
         all_logits, all_wanted = jax.lax.stop_gradient((logits, wanted))
         if axis_name:
             all_logits, all_wanted = jax.lax.all_gather((all_logits, all_wanted), axis_name, tiled=True)
@@ -121,13 +130,21 @@ class ToySystem:
 
 
 class ToySource:
-    """Random scenes as a function of (seed, step); may send its own process a signal instead of a batch."""
+    """Random scenes as a function of (seed, step); may do something to its own process before a batch.
 
-    def __init__(self, signal_number=None, signal_at=-1):
-        self.signal_number, self.signal_at = signal_number, signal_at
+    Args:
+      happen: what to do, for example to send a signal, or to raise an error.
+      happen_at: the batch, counted over all phases, before which it is done.
+      make_batch: (rows, seed, step) -> batch.
+      identities: number of people in the training scenes.
+    """
+
+    def __init__(self, happen=None, happen_at=-1, make_batch=None, identities=IDENTITIES):
+        self.happen, self.happen_at = happen, happen_at
+        self.make_batch, self.identities = make_batch or toy_batch, identities
 
     def split(self, partition):
-        people = tuple(Person((0.0, 0.0, 1.0, 1.0), identity) for identity in range(IDENTITIES))
+        people = tuple(Person((0.0, 0.0, 1.0, 1.0), identity) for identity in range(self.identities))
         return Split("toy", partition, (Scene("a.jpg", "a.jpg", 4, 4, people),))
 
     def steps_per_epoch(self, phase):
@@ -135,10 +152,11 @@ class ToySource:
 
     def train_batches(self, phase, seed, start_step=0, process_index=0, process_count=1):
         before = PRETRAIN_STEPS if phase.model.get("extra") else 0
+        rows = host_rows(phase, start_step, process_index, process_count)
         for step in itertools.count(start_step):
-            if before + step == self.signal_at:
-                os.kill(os.getpid(), self.signal_number)
-            yield toy_batch(phase.batch_size, seed, step)
+            if before + step == self.happen_at:
+                self.happen()
+            yield jax.tree.map(lambda array: array[rows], self.make_batch(phase.batch_size, seed, step))
 
 
 def toy_batch(rows, seed, step):
@@ -155,6 +173,7 @@ def toy_phase(**changes):
     settings = {
         "model": {},
         "batch_size": 4,
+        "accumulate_steps": 1,
         "views": 1,
         "epochs": 1.2,
         "learning_rate": 1e-2,
@@ -176,6 +195,7 @@ def toy_config(**changes):
         "system": "toy",
         "seed": 0,
         "precision": "auto",
+        "sync_batch_norm": True,
         "weights": "",
         "pretrained": "",
         "model": {"width": 8},
@@ -199,18 +219,68 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(state))]
 
 
-if __name__ == "__main__":
-    from ps_jax.training import train_and_evaluate
+def tiny_spnet_parts(config):
+    """Configuration, source and builder for a tiny SPNet in place of the toy: one phase of six steps."""
+    import tiny_spnet
+
+    from ps_jax.systems import build_system, spnet
+
+    def make_batch(rows, seed, step):
+        counts = np.random.default_rng((seed, step)).integers(1, 4, rows)
+        scenes, people = jax.device_get(tiny_spnet.batch(tuple(counts), seed=step))
+        return Batch(scenes, people, np.arange(rows, dtype=np.int32))
+
+    spnet.build_trunk = tiny_spnet.tiny_trunk
+    identities = 6
+    with config.unlocked():
+        config.system = "spnet"
+        config.model = {key: value for key, value in tiny_spnet.OPTIONS.items() if key != "num_identities"}
+        config.phases = ("pretrain",)
+        config.pretrain.epochs = 0.6
+    return config, {"make_batch": make_batch, "identities": identities}, build_system
+
+
+def main():
+    """Trains, alone or as one of several processes, and writes the last state to final<process>.npz."""
+    from ps_jax.training import joined, train_and_evaluate
 
     parser = argparse.ArgumentParser()
     parser.add_argument("workdir")
-    parser.add_argument("--signal", default="SIGTERM")
+    parser.add_argument("--tiny_spnet", action="store_true", help="in place of the toy")
+    parser.add_argument("--change", default="{}", help="dotted keys of the configuration, as JSON")
+    parser.add_argument("--signal", default="SIGTERM", help='a signal, or "error" for a broken picture')
     parser.add_argument(
         "--at", type=int, default=-1, help="the batch, counted over all phases, it comes with"
     )
+    parser.add_argument("--evaluation_seconds", type=float, default=0.0)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    parser.add_argument("--timeout", type=float, default=100.0)
     arguments = parser.parse_args()
-    source = ToySource(getattr(signal, arguments.signal), arguments.at)
-    state = train_and_evaluate(
-        toy_config(), arguments.workdir, source=source, build=ToySystem, evaluate=toy_evaluate
-    )
-    np.savez(Path(arguments.workdir) / "final.npz", *leaves(state))
+
+    def happen():
+        if arguments.signal == "error":
+            raise DataError("s7.jpg: broken")
+        os.kill(os.getpid(), getattr(signal, arguments.signal))
+
+    def evaluate(system, variables, source, config, out_dir, provenance):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        (out_dir / "started").touch()
+        time.sleep(arguments.evaluation_seconds)
+        if arguments.tiny_spnet:
+            return {}
+        return toy_evaluate(system, variables, source, config, out_dir, provenance)
+
+    config, options, build = toy_config(), {}, ToySystem
+    if arguments.tiny_spnet:
+        config, options, build = tiny_spnet_parts(config)
+    config.update_from_flattened_dict(json.loads(arguments.change))
+    source = ToySource(happen, arguments.at, **options)
+    with joined(arguments.coordinator, arguments.processes, arguments.process, arguments.timeout):
+        state = train_and_evaluate(config, arguments.workdir, source=source, build=build, evaluate=evaluate)
+        np.savez(Path(arguments.workdir) / f"final{arguments.process or 0}.npz", *leaves(state))
+
+
+if __name__ == "__main__":
+    main()
