@@ -1,6 +1,7 @@
-"""The porting table of SPNet-S, on the names of its authors' checkpoints."""
+"""The porting table of SPNet, on the names of its authors' checkpoints."""
 
 import chex
+import jax
 import numpy as np
 import pytest
 from golden_recipe import load_golden
@@ -89,3 +90,51 @@ def test_all_misfits_are_listed_at_once(case):
 def test_trunks_without_checkpoints_are_named():
     with pytest.raises(PortingError, match="'mobilenet_v2'"):
         spnet_rules("mobilenet_v2")
+
+
+def test_every_name_of_a_large_checkpoint_has_its_place(golden_dir):
+    meta = load_golden(golden_dir, "spnet_l_convnext_tiny_eval").meta
+    shapes = dict(meta["params"])
+    options = {
+        "num_identities": meta["lut"],
+        "trunk": "convnext_tiny",
+        "queue_size": shapes["head.reid_loss.cq"][0],
+        "reid_dim": shapes["head.reid_loss.lut"][1],
+        "num_cascade_steps": 2,
+        "separate_location_heads": True,
+    }
+    tensors = {
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in meta["params"] + meta["untouched"]
+    }
+    marked = {
+        "head.align_emb_loc_head.2.head.weight": ("location_embedder_2", "linear", "kernel"),
+        "head.align_emb_loc_head.1.emb_head.head.1.2.layer_scale": (
+            *("location_embedder_1", "last_stage", "block2", "layer_scale"),
+        ),
+        "head.regression_head.2.head.bias": ("regression_head_2", "deltas", "bias"),
+        "head.bridge_layer.1.linear.bias": ("bridge_1", "linear", "bias"),
+    }
+    tensors |= {name: np.ones(tensors[name].shape, np.float32) for name in marked}
+    params = port_spnet(tensors, build_system("spnet", options))["params"]
+    assert sum(np.any(leaf) for leaf in jax.tree.leaves(params)) == len(marked)
+    for path in marked.values():
+        leaf = params
+        for name in path:
+            leaf = leaf[name]
+        assert np.all(leaf == 1)
+    # The same with the other kinds of bridge and logits, which have names of their own.
+    renamed = {name.replace(".linear.", ".") if "bridge" in name else name: x for name, x in tensors.items()}
+    for place in ("anchor_classification_head.logits", *(f"classification_head.{t}.head" for t in range(3))):
+        norm = {
+            leaf: np.full(1, len(place), np.float32)
+            for leaf in ("weight", "bias", "running_mean", "running_var")
+        }
+        renamed |= {f"head.{place}.norm.{leaf}": x for leaf, x in norm.items()}
+        renamed[f"head.{place}.norm.num_batches_tracked"] = np.zeros((), np.int64)
+    options |= {"bridge_type": "direct", "logit_scale": "batch"}
+    variables = port_spnet(renamed, build_system("spnet", options))
+    assert np.all(variables["params"]["bridge_1"]["linear"]["bias"] == 1)
+    # Of the first stage's two normalisations the anchors' is taken: the other one was never trained.
+    for t, value in ((0, len("anchor_classification_head.logits")), (2, len("classification_head.2.head"))):
+        assert variables["params"][f"classification_head_{t}"]["norm"]["scale"] == value
+        assert variables["batch_stats"][f"classification_head_{t}"]["norm"]["var"] == value
