@@ -15,12 +15,14 @@ class TrunkClassifier(nn.Module):
     As torchvision's classifiers, without their dropout. Computed in float32 from the mean on.
 
     Attributes:
-      convolution: module `(x, train)` applied to the map before; None for none.
+      convolution: module `(x, train)` applied to the map; None for none.
+      map_norm: module applied to the map after it; None for none.
       norm: module applied to the mean; None for none.
       classes: how many.
     """
 
     convolution: nn.Module | None = None
+    map_norm: nn.Module | None = None
     norm: nn.Module | None = None
     classes: int = CLASSES
 
@@ -33,5 +35,7 @@ class TrunkClassifier(nn.Module):
         """Logits f32[batch, classes] of the trunk's map c5."""
         if self.convolution is not None:
             features = self.convolution(features, train)
+        if self.map_norm is not None:
+            features = self.map_norm(features)
         pooled = jnp.mean(features.astype(jnp.float32), axis=(1, 2))
         return self.linear(pooled if self.norm is None else self.norm(pooled))

@@ -13,7 +13,9 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ps_jax.backbones.classifier import TrunkClassifier
 from ps_jax.backbones.window_attention import WindowAttention
+from ps_jax.errors import ConfigError
 from ps_jax.layers import Conv, LayerNorm, Linear, StochasticDepth, normal
 
 PATCH = 4  # side of the patches that the image is cut into, in pixels
@@ -209,6 +211,20 @@ class Swin(nn.Module):
         Inside a module it becomes that module's submodule, under `name`.
         """
         return self._stage(3, name)
+
+    @nn.nowrap
+    def classifier(self, name: str | None = None) -> TrunkClassifier:
+        """Returns a new module like the classifier that torchvision has behind this trunk.
+
+        Raises:
+          ConfigError: if the trunk is SOLIDER's, which was not trained to classify.
+        """
+        if self.semantic_weight is not None:
+            raise ConfigError(
+                "SOLIDER's Swin trunks have no ImageNet classifier, which learning without forgetting (lwf) needs. "
+                "Use another trunk, or leave lwf out."
+            )
+        return TrunkClassifier(map_norm=LayerNorm(_EPSILON), name=name)
 
     @nn.compact
     def __call__(

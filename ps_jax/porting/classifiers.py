@@ -23,7 +23,7 @@ def classifier_rules(trunk: str) -> list[Rule]:
     """Rules of the `TrunkClassifier` of a trunk, those of its linear layer first.
 
     Args:
-      trunk: "resnet50", "convnext_tiny", "convnext_base" or "mobilenet_v2".
+      trunk: "resnet50", "mobilenet_v2", a ConvNeXt or one of torchvision's Swin Transformers.
 
     Raises:
       ConfigError: if there is no table for that trunk.
@@ -38,6 +38,8 @@ def classifier_rules(trunk: str) -> list[Rule]:
             *convolution_rules("features.18.0", "convolution/conv"),
             *batch_norm_rules("features.18.1", "convolution/norm"),
         ]
+    if trunk.startswith("swin"):
+        return [*linear_rules("head", "linear"), *layer_norm_rules("norm", "map_norm")]
     raise ConfigError(f"There is no porting table for the classifier of a trunk {trunk!r}.")
 
 

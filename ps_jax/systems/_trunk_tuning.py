@@ -35,7 +35,7 @@ def check_tuning(tuning: str, variables: Mapping[str, Any]) -> None:
     if tuning in ("norm", "lora", "lora_linear") and not _linear_kernels(variables["params"][BACKBONE]):
         raise ConfigError(
             f"backbone_tuning is {tuning!r}, but the trunk has neither linear layers nor layer normalisation. "
-            "Use a ConvNeXt trunk, or backbone_tuning 'full' or 'frozen'."
+            "Use a ConvNeXt or Swin trunk, or backbone_tuning 'full' or 'frozen'."
         )
 
 

@@ -10,7 +10,19 @@ from ps_jax.backbones import build_trunk
 from ps_jax.errors import ConfigError, PortingError
 from ps_jax.porting import load_classifier_weights, port_classifier
 
-SHAPES = {"resnet50": (2, 3, 2048), "convnext_tiny": (2, 3, 768), "mobilenet_v2": (2, 3, 320)}
+SHAPES = {
+    "resnet50": (2, 3, 2048),
+    "convnext_tiny": (2, 3, 768),
+    "mobilenet_v2": (2, 3, 320),
+    "swin_tiny": (2, 3, 768),
+}
+FILES = {trunk: f"bb_{trunk}" for trunk in SHAPES} | {"swin_tiny": "bb_swin_t"}
+LINEAR = {
+    "resnet50": "fc",
+    "convnext_tiny": "classifier.2",
+    "mobilenet_v2": "classifier.1",
+    "swin_tiny": "head",
+}
 
 
 def classifier_of(trunk):
@@ -23,7 +35,7 @@ def classifier_of(trunk):
 
 def checkpoint(golden_dir, trunk):
     """A whole torchvision file; that of MobileNetV2 was stored without the linear layer."""
-    tensors = load_golden(golden_dir, f"bb_{trunk}").params()
+    tensors = load_golden(golden_dir, FILES[trunk]).params()
     if trunk == "mobilenet_v2":
         rng = np.random.default_rng(0)
         tensors["classifier.1.weight"] = rng.normal(size=(1000, 1280)).astype(np.float32) / 36.0
@@ -38,12 +50,17 @@ def expected_logits(trunk, tensors, features):
         mean, var = (tensors[f"features.18.1.running_{name}"] for name in ("mean", "var"))
         x = x @ tensors["features.18.0.weight"][:, :, 0, 0].T
         x = np.clip((x - mean) / np.sqrt(var + 1e-5) * norm["weight"] + norm["bias"], 0, 6)
+    if trunk == "swin_tiny":
+        x = layer_norm(x, tensors["norm.weight"], tensors["norm.bias"], 1e-5)
     x = x.mean(axis=(1, 2))
     if trunk == "convnext_tiny":
-        x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
-        x = x * tensors["classifier.0.weight"] + tensors["classifier.0.bias"]
-    linear = {"resnet50": "fc", "convnext_tiny": "classifier.2", "mobilenet_v2": "classifier.1"}[trunk]
-    return x @ tensors[f"{linear}.weight"].T + tensors[f"{linear}.bias"]
+        x = layer_norm(x, tensors["classifier.0.weight"], tensors["classifier.0.bias"], 1e-6)
+    return x @ tensors[f"{LINEAR[trunk]}.weight"].T + tensors[f"{LINEAR[trunk]}.bias"]
+
+
+def layer_norm(x, weight, bias, epsilon):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(x.var(axis=-1, keepdims=True) + epsilon) * weight + bias
 
 
 @pytest.mark.parametrize("trunk", list(SHAPES))
@@ -73,7 +90,7 @@ def test_mobilenet_v2s_convolution_is_the_one_of_the_trunk(golden_dir):
 def test_weights_without_a_classifier_are_told_of(golden_dir, trunk):
     _, _, template = classifier_of(trunk)
     tensors = checkpoint(golden_dir, trunk)
-    without = {name: x for name, x in tensors.items() if not name.startswith(("fc.", "classifier."))}
+    without = {name: x for name, x in tensors.items() if not name.startswith(LINEAR[trunk])}
     with pytest.raises(ConfigError, match=r"hold no classifier .* leave lwf out"):
         port_classifier(without, trunk, template)
 
@@ -85,3 +102,5 @@ def test_other_classes_and_other_trunks_are_told_of(golden_dir):
         port_classifier(tensors | {"fc.weight": np.zeros((10, 2048), np.float32)}, "resnet50", template)
     with pytest.raises(ConfigError, match="no porting table for the classifier of a trunk 'vgg'"):
         port_classifier(tensors, "vgg", template)
+    with pytest.raises(ConfigError, match="SOLIDER's Swin trunks have no ImageNet classifier"):
+        build_trunk("solider_swin_tiny").classifier()

@@ -10,10 +10,10 @@ from flax import traverse_util
 from tiny_spnet import OPTIONS, batch, tiny_trunk, two_views
 from tiny_training import first_state, trainer
 
-from ps_jax.backbones import MobileNetV2
+from ps_jax.backbones import MobileNetV2, build_trunk
 from ps_jax.errors import ConfigError
 from ps_jax.systems import build_system, spnet
-from ps_jax.systems._trunk_tuning import merge_lora
+from ps_jax.systems._trunk_tuning import low_rank_factors, merge_lora, trained_trunk
 from ps_jax.training.phases import Phase
 
 TERMS = {"anchor_classification", "bbox_regression1", "reid"}
@@ -174,6 +174,18 @@ def test_a_merged_kernel_is_the_sum_of_the_kernel_and_the_product(tiny):
     np.testing.assert_array_equal(
         merged["backbone"]["stage"]["expand"]["kernel"], [[11, 1], [21, 1], [31, 1]]
     )
+
+
+def test_swin_transformers_have_what_is_tuned():
+    trunk = build_trunk("swin_tiny")
+    params = jax.eval_shape(lambda: trunk.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False))["params"]
+    flat = traverse_util.flatten_dict(trained_trunk("norm", params), sep="/")
+    normed = {path.rsplit("/", 1)[0] for path, trained in flat.items() if trained}
+    assert len(normed) == 1 + 3 + 2 * 12 and all("norm" in path for path in normed)
+    factors = jax.eval_shape(lambda: low_rank_factors(jax.random.key(0), params))
+    assert (
+        len(_factor_pairs(factors)) == 3 + 4 * 12
+    )  # merging of patches; qkv, projection, perceptron of each block
 
 
 def test_low_rank_changes_are_in_the_trunks_optimiser_group(tiny):
