@@ -43,6 +43,7 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
     config.system = "spnet"
     config.seed = 0
     config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
+    config.sync_batch_norm = True  # on several devices: batch statistics of all; False: each device's own
     config.weights = ""  # trunk weights to start from, .npz or .safetensors with torchvision's names
     config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
 
@@ -167,6 +168,7 @@ def _pairs(small: bool) -> dict[str, int]:
 
 def _common(small: bool) -> dict:
     return {
+        "accumulate_steps": 1,  # micro-batches that a batch is taken in, for less memory
         "warmup_steps": placeholder(int),  # none: min(1000, steps of an epoch - 1)
         "clip_norm": 10.0,
         "pad": "mean",  # colour beyond the picture; "minimum" as the released code

@@ -2,8 +2,8 @@
 
 Every trunk is a Linen module with `__call__(image, train) -> {"c2", "c3", "c4", "c5"}`, `channels` (the
 channels of each map), `last_stage(name)` (a new module like the one from c4 to c5; it has the attribute
-`average_pooled` where its map of a box is summed up by the mean, as SOLIDER's, and not by the maximum) and, but for
-Swin, `classifier(name)` (a new `TrunkClassifier` of c5).
+`average_pooled` where its map of a box is summed up by the mean, as SOLIDER's, and not by the maximum) and
+`classifier(name)` (a new `TrunkClassifier` of c5).
 """
 
 from typing import Any

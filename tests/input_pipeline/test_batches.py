@@ -340,7 +340,8 @@ def test_config_errors(split):
 def test_unknown_source_lists_the_known():
     data = ConfigDict({"source": "market", "dir": "nowhere", "max_people": 4, "resize": RESIZE})
     with pytest.raises(
-        ConfigError, match="'market'; known are streets, prw, cuhk_sysu, coco_json, prepared, arrays"
+        ConfigError,
+        match="'market'; known are streets, prw, cuhk_sysu, coco_json, coco_persons, prepared, arrays",
     ):
         open_source(data)
 

@@ -142,4 +142,7 @@ def test_pretraining_regresses_as_many_anchors_in_both_modes():
         pairs, samples = (spnet_base.pretrain(dataset, mode).model for mode in ("qc", "oc"))
         batch = spnet_base.pretrain(dataset).batch_size
         assert pairs.pairs_per_batch * pairs.samples_per_pair == batch * samples.samples_per_image
-        assert spnet_base.finetune(dataset, "qc").model.to_dict() == pairs.to_dict()
+        tuned = spnet_base.finetune(dataset, mode="qc").model
+        assert tuned.mode == pairs.mode == "qc"
+        for name in ("pairs_per_batch", "samples_per_pair"):
+            assert tuned[name] == pairs[name]

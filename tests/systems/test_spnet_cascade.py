@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_spnet import batch, two_views
+from tiny_spnet import LARGE, batch, two_views
 
 from ps_jax.boxes import BACKGROUND, IGNORED
 from ps_jax.errors import ConfigError
@@ -15,7 +15,6 @@ from ps_jax.systems._spnet_cascade import Samples, Stage
 from ps_jax.systems._spnet_object_centric import _candidates
 from ps_jax.systems._spnet_query_centric import Pairs, cascade_samples
 
-LARGE = {"num_cascade_steps": 2, "separate_location_heads": True, "reid_dim": 32}
 TERMS = [
     "anchor_classification",
     *("bbox_regression1", "bbox_regression2", "bbox_regression3"),

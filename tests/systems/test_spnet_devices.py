@@ -11,14 +11,14 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def _report(mode: str, trunk: str = "tiny", objective: str = "oim") -> dict:
+def _report(mode: str, trunk: str = "tiny", variant: str = "") -> dict:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)]),
     }
     result = subprocess.run(
-        [sys.executable, HERE / "two_devices.py", mode, trunk, objective],
+        [sys.executable, HERE / "two_devices.py", mode, trunk, variant],
         env=environment,
         capture_output=True,
         text=True,
@@ -37,6 +37,14 @@ def test_object_centric_step_on_two_devices_is_the_step_on_one(trunk):
     _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
+@pytest.mark.slow
+def test_cascade_on_two_devices_is_the_cascade_on_one():
+    report = _report("oc", variant="large")
+    assert len(report["terms"]) == 7 and min(report["terms"].values()) > 0.01
+    assert report["term"] < 1e-5 and report["gradient"] < 1e-5
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
+
+
 def test_query_centric_step_on_two_devices_keeps_the_replicas_equal():
     report = _report("qc")
     assert min(report["terms"].values()) > 0.01
@@ -45,7 +53,7 @@ def test_query_centric_step_on_two_devices_keeps_the_replicas_equal():
 
 @pytest.mark.parametrize("mode", ["oc", "qc"])
 def test_momentum_queue_on_two_devices_is_the_one_on_one(mode):
-    report = _report(mode, objective="queue")
+    report = _report(mode, variant="queue")
     assert min(report["terms"].values()) > 0.01
     if mode == "oc":
         assert report["term"] < 1e-5 and report["gradient"] < 1e-5

@@ -123,7 +123,7 @@ def test_entries_are_the_means_of_what_an_equal_encoder_makes_of_the_same_boxes(
     np.testing.assert_allclose(annotated[valid], seen["people_embedding"][valid], rtol=1e-4, atol=1e-5)
     kept = np.asarray(seen["reid_valid"])
     np.testing.assert_allclose(predicted[kept], seen["reid_embedding"][kept], rtol=1e-4, atol=1e-5)
-    person_of_predicted = np.asarray(seen["target_person" if mode == "oc" else "reid_person"])[kept]
+    person_of_predicted = np.asarray(seen["reid_person"])[kept]
     embedding = np.concatenate([predicted[kept], annotated[valid]])
     person = np.concatenate([person_of_predicted, np.asarray(people.person)[valid]])
     for slot, someone in enumerate(np.unique(person)):

@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from tiny_spnet import OPTIONS
+from tiny_spnet import LARGE, OPTIONS
 
 from ps_jax.errors import CheckpointError
 from ps_jax.systems import build_system
 from ps_jax.training._leaves import check_same_leaves, describe
-
-LARGE = {"num_cascade_steps": 2, "separate_location_heads": True, "reid_dim": 32}
 
 
 @pytest.fixture(params=["tiny", "mobilenet_v2"])  # without and with batch normalisation in the trunk

@@ -23,6 +23,7 @@ OPTIONS: dict[str, Any] = {
     "query_top_anchors": 20,
     "detections_per_scene": 40,
 }
+LARGE: dict[str, Any] = {"num_cascade_steps": 2, "separate_location_heads": True, "reid_dim": 32}
 
 
 def tiny_trunk(name: str, **options: Any) -> ConvNeXt:

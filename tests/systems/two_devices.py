@@ -1,6 +1,6 @@
 """Run as a program on two CPU devices: prints how far a step on two devices is from one on a single device.
 
-Arguments: mode ("oc" or "qc"), trunk ("tiny" or a trunk's name) and re-identification loss ("oim" or "queue").
+Arguments: mode ("oc" or "qc"), trunk ("tiny" or a trunk's name) and variant ("", "queue" or "large").
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_spnet import OPTIONS, batch, tiny_trunk, two_views
+from tiny_spnet import LARGE, OPTIONS, batch, tiny_trunk, two_views
 
 from ps_jax.interface import People, Scenes
 from ps_jax.systems import build_system, spnet
@@ -17,18 +17,20 @@ from ps_jax.systems import build_system, spnet
 AXIS = "device"
 
 
-def main(mode: str, trunk: str, objective: str) -> None:
+def main(mode: str, trunk: str, variant: str) -> None:
     assert jax.device_count() == 2
     options = OPTIONS | {"mode": mode, "trunk": trunk, "num_identities": 12}
-    if objective == "queue":  # at a temperature at which the momentum encoder's own people are not certain
+    if variant == "queue":  # at a temperature at which the momentum encoder's own people are not certain
         options |= {"reid_objective": "queue", "queue_size": 20, "oim_scale": 2.0}
+    if variant == "large":  # with a batch normalisation of lengths, too
+        options |= LARGE | {"logit_scale": "batch"}
     if trunk == "tiny":
         spnet.build_trunk = tiny_trunk
         options["stochastic_depth"] = 0.0  # in the box embedder its draws depend on how boxes are laid out
     scenes, people = batch((2, 0, 3, 1)) if mode == "oc" else two_views((2, 1))
     one, two = build_system("spnet", options), build_system("spnet", options | {"axis_name": AXIS})
     variables = one.init(jax.random.key(0), scenes, people)
-    if objective == "oim":  # a memory that is partly filled, so that there is a re-identification loss
+    if variant != "queue":  # a memory that is partly filled, so that there is a re-identification loss
         table = jax.random.normal(jax.random.key(1), variables["memory"]["lookup_table"].shape)
         table = table / jnp.linalg.norm(table, axis=-1, keepdims=True)
         variables["memory"]["lookup_table"] = table.at[1].set(0.0)

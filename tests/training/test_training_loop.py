@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -118,6 +119,38 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(whole, tmp_path):
         assert result.returncode == -signal.SIGKILL, result.stderr
     assert_bits_equal(leaves(train(tmp_path)), whole[1])
     assert numbers(tmp_path) == numbers(whole[0])
+
+
+@pytest.mark.slow  # starts the program twenty times
+def test_killed_twenty_times_in_and_between_saves_it_ends_bit_for_bit_the_same(tmp_path):
+    change = {f"{phase}.checkpoint_every": 1 for phase in ("pretrain", "finetune")}
+    change |= {"pretrain.epochs": 1.6, "finetune.epochs": 5.0}
+    state = train(tmp_path / "whole", changed(**change))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+
+    def unfinished():
+        return [*killed.glob("*/checkpoints/*.orbax-checkpoint-tmp")]
+
+    rng = np.random.default_rng(5)
+    inside = 0
+    for kill in range(20):
+        command = [sys.executable, toy_training.__file__, str(killed), "--change", json.dumps(change)]
+        before = set(unfinished())
+        with subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        ) as process:
+            # Wait until it saves, then for a part of a save, or for a part of several.
+            while not set(unfinished()) - before and process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 0.01 if kill % 2 else 0.3))
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        inside += bool(unfinished())
+    assert inside >= 5  # these kills fell into a save
+    assert load_variables(killed)[1]["phase"] == "finetune"
+    assert_bits_equal(leaves(train(killed, changed(**change))), leaves(state))
+    assert numbers(killed) == numbers(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("name", "code", "at"), [("SIGTERM", 143, 7), ("SIGINT", 130, 16)])
@@ -385,7 +418,7 @@ def test_a_started_run_goes_on_without_the_one_it_started_from(tmp_path):
     train(tmp_path / "first", changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.3}))
     config = start_from(tmp_path / "first")
     expected = leaves(train(tmp_path / "expected", config))
-    source = ToySource(signal.SIGTERM, PRETRAIN_STEPS + 5)
+    source = ToySource(lambda: os.kill(os.getpid(), signal.SIGTERM), PRETRAIN_STEPS + 5)
     with pytest.raises(SystemExit):
         train(tmp_path / "second", config, source=source)
     (tmp_path / "first").rename(tmp_path / "elsewhere")
