@@ -55,6 +55,8 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
             "oim_scale": 10.0 if small else 30.0,  # 10 learns faster in a short run
             "oim_momentum": 0.5,
             "queue_size": 5000 if dataset == "cuhk_sysu" else 500,  # 500 is PRW's; CHOSEN for the others
+            "logit_scale": "fixed",  # how lengths of offsets become logits; "batch" normalises them by the batch
+            "positive_norm": False,  # True: long offsets score high
         }
     )
     config.data = ConfigDict(
@@ -137,14 +139,17 @@ def finetune(dataset: str, large: bool = False, mode: str = "oc") -> ConfigDict:
     """
     small = dataset in SMALL
     samples = {"samples_per_image": 16 if small else 128} if mode == "oc" else _pairs(small)
-    model = {"mode": mode, **samples, "start_from_momentum_encoder": False, "backbone_tuning": "full"}
+    model = {
+        "mode": mode,
+        **samples,
+        "start_from_momentum_encoder": False,
+        "backbone_tuning": "full",
+        "num_cascade_steps": 2 if large else 0,
+        "separate_location_heads": large,
+        "replicate_stages": large,  # what was pre-trained starts all stages of the cascade ("PT-Rep")
+    }
     if large:
-        model |= {
-            "num_cascade_steps": 2,
-            "separate_location_heads": True,
-            "reid_dim": 128 if small else 2048,
-            "replicate_stages": True,  # what was pre-trained starts all stages ("PT-Rep")
-        }
+        model["reid_dim"] = 128 if small else 2048
     return ConfigDict(
         {
             "model": model,

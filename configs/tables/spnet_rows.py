@@ -57,6 +57,7 @@ def finetuning(
     paper: Mapping[str, Mapping[str, float]] | None = None,
     after: str = "",
     mode: str = "oc",
+    overrides: tuple[str, ...] = (),
 ) -> Row:
     """A run of fine-tuning alone.
 
@@ -66,18 +67,18 @@ def finetuning(
       paper: the paper's numbers.
       after: row of the pre-training it starts from, "" for trunk weights alone.
       mode: path that is trained.
+      overrides: of the configuration.
     """
     spnet_base.check_dataset(dataset)
     short = dataset in spnet_base.SMALL
-    overrides = (_SHORT if short else (f"--config.data.dir=data/{dataset}",)) + (
-        "--config.phases=('finetune',)",
-    )
+    common = _SHORT if short else (f"--config.data.dir=data/{dataset}",)
+    common += ("--config.phases=('finetune',)",)
     if after:
-        overrides += ("--config.weights=", f"--config.pretrained={AFTER}")
+        common += ("--config.weights=", f"--config.pretrained={AFTER}")
     config = "spnet_qc" if mode == "oc" else "spnet_qc_finetune"
-    return Row(name, f"configs/{config}.py:{dataset}", overrides, paper or {}, after)
+    return Row(name, f"configs/{config}.py:{dataset}", common + overrides, paper or {}, after)
 
 
 def search_numbers(cuhk_map: float, cuhk_top1: float, prw_map: float, prw_top1: float) -> dict:
-    """The paper's numbers of a row as its tables 3, 6, 8 and 9 print them."""
+    """The paper's numbers of a row as its tables 6, 8 and 9 print them."""
     return {CUHK_SYSU: {MAP: cuhk_map, TOP1: cuhk_top1}, PRW: {MAP: prw_map, TOP1: prw_top1}}

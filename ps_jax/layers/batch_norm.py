@@ -127,5 +127,7 @@ class BatchNorm(nn.Module):
         centred = x - mean
         if mask is not None:
             centred = jnp.where(mask, centred, 0.0)
-        var = over_devices(jnp.sum(centred * centred, axes)) / divisor
-        return mean, var, count
+        # What rounding of a long sum left of the mean; its derivative is zero.
+        rest = jax.lax.stop_gradient(over_devices(jnp.sum(centred, axes)) / divisor)
+        var = over_devices(jnp.sum(centred * centred, axes)) / divisor - rest * rest
+        return mean + rest, var, count

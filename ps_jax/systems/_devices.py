@@ -23,13 +23,16 @@ def device_count(axis_name: str | None) -> int:
 
 
 def global_numbers(count: int, axis_name: str | None) -> Int[Array, " count"]:
-    """Numbers of this device's `count` scenes (or pairs) in the global batch."""
+    """Numbers of this device's `count` scenes in the global batch."""
     local = jnp.arange(count)
     return local if axis_name is None else jax.lax.axis_index(axis_name) * count + local
 
 
-def numbered_keys(key: Key[Array, ""], count: int, axis_name: str | None) -> Key[Array, " count"]:
-    """A random key for each of this device's scenes that does not depend on the number of devices."""
+def numbered_keys(key: Key[Array, ""], count: int, axis_name: str | None = None) -> Key[Array, " count"]:
+    """A random key for each of this device's `count` scenes that does not depend on the number of devices.
+
+    Without an axis name one for each of `count` things that have the same number on all devices.
+    """
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(global_numbers(count, axis_name))
 
 

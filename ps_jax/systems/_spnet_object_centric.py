@@ -16,7 +16,7 @@ from ps_jax.boxes import (
 )
 from ps_jax.heads import offset_norm
 from ps_jax.interface import People, Scenes
-from ps_jax.systems._devices import numbered_keys
+from ps_jax.systems._devices import device_count, numbered_keys
 from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
 from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
@@ -45,9 +45,8 @@ def object_centric_losses(
     Returns:
       "anchor_classification", "bbox_regression1", those of `stage_losses` for each step of the cascade, "reid".
     """
-    model.check_anchors(
-        people.valid.shape[0], model.samples_per_image, "scenes (batch_size) x samples_per_image"
-    )
+    scene_count = people.valid.shape[0] * device_count(model.axis_name)
+    model.check_anchors(scene_count, model.samples_per_image, "scenes (batch_size) x samples_per_image")
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
     offsets = model.offsets(0, anchor_embedding)

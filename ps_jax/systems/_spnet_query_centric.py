@@ -14,7 +14,7 @@ from ps_jax.boxes import BACKGROUND, elementwise_giou, elementwise_iou, match_an
 from ps_jax.boxes.sampling import Order
 from ps_jax.heads import query_distances
 from ps_jax.interface import People, Scenes
-from ps_jax.systems._devices import device_count, numbered_keys
+from ps_jax.systems._devices import gather_rows, global_numbers, numbered_keys
 from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
 from ps_jax.systems._spnet_reid import EmbeddedBoxes
 
@@ -87,6 +87,23 @@ def choose_pairs(
     positive = valid & present[scene, query]
     target_box = jnp.where(positive[:, None], people.box[scene, slot[scene, query]], 0.0)
     return Pairs(scene, query, target_box, positive, valid), chosen.reshape(batch, -1)
+
+
+def pairs_of_scenes(pairs: Pairs, scenes: Int[Array, " scene"]) -> Pairs:
+    """The pairs of some of the batch's scenes, with the scenes counted anew; the other pairs keep invalid places.
+
+    Args:
+      pairs: pairs of the whole batch.
+      scenes: numbers of the scenes in the batch, one after the other.
+    """
+    mine = pairs.valid & (pairs.scene >= scenes[0]) & (pairs.scene <= scenes[-1])
+    return Pairs(
+        scene=jnp.where(mine, pairs.scene - scenes[0], 0),
+        query=pairs.query,
+        target_box=jnp.where(mine[:, None], pairs.target_box, 0.0),
+        positive=mine & pairs.positive,
+        valid=mine,
+    )
 
 
 def overlapping_anchors(giou: Float[Array, "pair anchor"], count: int) -> Int[Array, "pair count"]:
@@ -174,8 +191,8 @@ def query_centric_losses(
 ) -> dict[str, Float[Array, ""]]:
     """Losses of the query-centric path.
 
-    Under a device axis pairs are formed within each device's part of the batch, with an equal share of the
-    budget of pairs; all views of a picture must lie on one device.
+    Under a device axis pairs are chosen from the whole batch, a query and its scene need not lie on one device, and
+    each device works on the pairs of its own scenes. All of them may lie there, so it has room for as many.
 
     Args:
       model: the bound module.
@@ -195,11 +212,13 @@ def query_centric_losses(
         located = model.embed_locations(1, pyramid, people.box, people.valid, train=True)
 
     pair_key, box_key = jax.random.split(key)
-    pair_count = model.pairs_per_batch // device_count(model.axis_name)
-    model.check_anchors(pair_count, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair")
-    (pair_key,) = numbered_keys(pair_key, 1, model.axis_name)
-    pairs, chosen = choose_pairs(people, pair_count, pair_key, model.order)
-    query = located.reshape(-1, located.shape[-1])[pairs.query]
+    model.check_anchors(
+        model.pairs_per_batch, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair"
+    )
+    everybody, queries = gather_rows((people, located), model.axis_name)
+    pairs, chosen = choose_pairs(everybody, model.pairs_per_batch, pair_key, model.order)
+    pairs = pairs_of_scenes(pairs, global_numbers(people.valid.shape[0], model.axis_name))
+    query = queries.reshape(-1, queries.shape[-1])[pairs.query]
 
     distance = query_distances(query, pairs.scene, anchor_embedding, lambda q, a: model.offsets(0, a, q))
     logits = model.logits(0, distance, pairs.valid, train=True)
@@ -241,11 +260,11 @@ def query_centric_losses(
         accurate &= stage.samples.valid & pairs.positive[:, None]
         kept, accurate = jax.vmap(
             lambda key, mask: sample_indices(key, mask, model.samples_per_pair // 4, order=model.order)
-        )(numbered_keys(box_key, pair_count, model.axis_name), accurate)
+        )(numbered_keys(box_key, model.pairs_per_batch), accurate)
         reid_boxes = take(predicted, kept)
         reid_identity, reid_person = (
             jnp.broadcast_to(number.reshape(-1)[pairs.query][:, None], kept.shape)
-            for number in (people.identity, people.person)
+            for number in (everybody.identity, everybody.person)
         )
         embedding = model.embed_boxes(pyramid, reid_boxes, accurate, train=True, scene=pairs.scene)
         groups.insert(

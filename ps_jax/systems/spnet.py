@@ -34,7 +34,7 @@ from ps_jax.interface import Detections, People, Scenes
 from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import device_count, sum_over_devices
+from ps_jax.systems._devices import sum_over_devices
 from ps_jax.systems._spnet_lwf import FORMS, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
@@ -350,11 +350,10 @@ class SPNet(nn.Module):
         """Raises ConfigError where a batch regresses another number of anchors than `anchors_per_batch`.
 
         Args:
-          rows: scenes or pairs of this device's part of the batch.
+          rows: scenes or pairs of the global batch.
           samples: anchors of each.
           what: names the two and how they are set, for the message.
         """
-        rows *= device_count(self.axis_name)
         if self.anchors_per_batch not in (None, rows * samples):
             raise ConfigError(
                 f"anchors_per_batch is {self.anchors_per_batch}, but a batch regresses {rows} x {samples} = "

@@ -69,7 +69,7 @@ def test_parts_of_the_large_model(tiny):
     assert "bridge_2" in shared and not any(name.startswith("location") for name in shared)
 
 
-@pytest.mark.parametrize("mode", ["oc", "qc"])
+@pytest.mark.parametrize("mode", ["oc", pytest.param("qc", marks=pytest.mark.slow)])
 def test_steps_with_everybody_somebody_and_nobody(tiny, mode):
     """One compilation serves them all; every part that the path uses is trained, the others are left alone."""
     system = tiny(mode=mode, first_stage_classification=mode == "qc", **LARGE)
@@ -193,6 +193,7 @@ def searching(tiny):
     return system, variables, scenes._replace(size=jnp.asarray([[64, 64], [40, 50]]))
 
 
+@pytest.mark.slow
 def test_detections_and_search_results_do_not_depend_on_the_batch(searching):
     system, variables, scenes = searching
     detect, embed, find = jax.jit(system.detect), jax.jit(system.embed), jax.jit(system.find)

@@ -27,7 +27,9 @@ def main(mode: str, trunk: str, variant: str) -> None:
     if trunk == "tiny":
         spnet.build_trunk = tiny_trunk
         options["stochastic_depth"] = 0.0  # in the box embedder its draws depend on how boxes are laid out
-    scenes, people = batch((2, 0, 3, 1)) if mode == "oc" else two_views((2, 1))
+    scenes, people = batch((2, 0, 3, 1))
+    if mode == "qc":  # the views of a picture lie on different devices
+        scenes, people = jax.tree.map(lambda x: x[jnp.array([0, 2, 1, 3])], two_views((2, 1)))
     one, two = build_system("spnet", options), build_system("spnet", options | {"axis_name": AXIS})
     variables = one.init(jax.random.key(0), scenes, people)
     if variant != "queue":  # a memory that is partly filled, so that there is a re-identification loss
