@@ -279,18 +279,15 @@ class Golden:
             compare("a value", float(np.abs(value - stored).max()), allowed)
 
 
-def load_golden(golden_dir: str | Path, item: str, kept: bool = True) -> Golden:
+def load_golden(golden_dir: str | Path, item: str) -> Golden:
     """Reads one file of golden numbers.
 
     A folder given with --golden_dir may hold only some of the files: a test whose file is missing there is
-    skipped. In the repository's own folder a missing file is an error, unless it is not `kept` there.
+    skipped. In the repository's own folder a missing file is an error.
     """
     path = Path(golden_dir) / f"{item}.npz"
-    if not path.exists():
-        if path.parent.resolve() != DEFAULT_GOLDEN_DIR.resolve():
-            pytest.skip(f"{path} does not exist")
-        if not kept:
-            pytest.skip(f"{item}.npz is not kept in the repository; give it with --golden_dir")
+    if not path.exists() and path.parent.resolve() != DEFAULT_GOLDEN_DIR.resolve():
+        pytest.skip(f"{path} does not exist")
     return Golden(path)
 
 

@@ -22,13 +22,6 @@ from ps_jax.systems import _spnet_query_centric
 
 slow = pytest.mark.slow
 MODEL, LOSS = 1e-3, 1e-4
-# Too large for the repository
-NOT_KEPT = (
-    "spnet_s_swin_b_eval",
-    "spnet_l_convnext_base_eval",
-    "spnet_l_resnet50_eval",
-    "spnet_l_solider_swin_b_eval",
-)
 
 
 def _intermediates(collections) -> dict:
@@ -64,7 +57,7 @@ def _check_detections(golden: Golden, prefix: str, detections) -> None:
     ],
 )
 def test_object_centric_evaluation(golden_dir, item):
-    golden = load_golden(golden_dir, item, kept=item not in NOT_KEPT)
+    golden = load_golden(golden_dir, item)
     system = spnet_system(golden)
     variables = spnet_variables(golden, system)
     scenes = padded_scenes([golden.input("image")])

@@ -39,16 +39,19 @@ def toy(options):
     return *systems, toy_batch(ROWS, 0, 0)
 
 
-def tiny():
-    from tiny_spnet import OPTIONS, batch, tiny_trunk
+def tiny(mode):
+    from tiny_spnet import OPTIONS, batch, tiny_trunk, two_views
 
     from ps_jax.systems import build_system, spnet
 
     spnet.build_trunk = tiny_trunk
     # In the box embedder the draws of stochastic depth depend on how boxes are laid out.
-    options = OPTIONS | {"num_identities": 12, "stochastic_depth": 0.0}
+    options = OPTIONS | {"mode": mode, "num_identities": 12, "stochastic_depth": 0.0}
     systems = [build_system("spnet", options | {"axis_name": axis_name}) for axis_name in (None, AXIS_NAME)]
     scenes, people = jax.device_get(batch((2, 1, 3, 1)))
+    if mode == "qc":  # the views of a picture lie on different devices
+        order = np.array([0, 2, 1, 3])
+        scenes, people = jax.tree.map(lambda x: np.asarray(x)[order], two_views((2, 1)))
     return *systems, Batch(scenes, people, np.arange(4, dtype=np.int32))
 
 
@@ -99,17 +102,17 @@ def take(outside, system, whole, micro_batches, sync_batch_norm):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("system", choices=["toy", "tiny"])
+    parser.add_argument("system", choices=["toy", "oc", "qc"])
     parser.add_argument("--out", required=True)
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     arguments = parser.parse_args()
     with joined(arguments.coordinator, arguments.processes, arguments.process):
-        if arguments.system == "tiny":
-            cases = {"whole": take(*tiny(), 1, True)}
-        else:
+        if arguments.system == "toy":
             cases = {name: take(*toy(options), *rest) for name, (options, *rest) in TOY_CASES.items()}
+        else:
+            cases = {"whole": take(*tiny(arguments.system), 1, True)}
         np.savez(arguments.out, **traverse_util.flatten_dict(cases, sep="/"))
 
 

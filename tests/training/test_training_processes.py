@@ -180,8 +180,9 @@ def test_one_step_does_not_depend_on_devices_and_processes(toy_steps, case):
 
 
 @pytest.mark.slow  # compiles SPNet four times
-def test_one_step_of_spnet_does_not_depend_on_devices_and_processes(tmp_path):
-    results = layouts(tmp_path, "tiny")
+@pytest.mark.parametrize("mode", ["oc", "qc"])
+def test_one_step_of_spnet_does_not_depend_on_devices_and_processes(tmp_path, mode):
+    results = layouts(tmp_path, mode)
     assert_one_step_everywhere(results, "whole", 1e-5)
     assert part(results["one"], "whole", "metrics")["loss_reid"] > 0.1
 
