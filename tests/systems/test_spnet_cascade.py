@@ -69,7 +69,8 @@ def test_parts_of_the_large_model(tiny):
     assert "bridge_2" in shared and not any(name.startswith("location") for name in shared)
 
 
-@pytest.mark.parametrize("mode", ["oc", pytest.param("qc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["oc", "qc"])
 def test_steps_with_everybody_somebody_and_nobody(tiny, mode):
     """One compilation serves them all; every part that the path uses is trained, the others are left alone."""
     system = tiny(mode=mode, first_stage_classification=mode == "qc", **LARGE)

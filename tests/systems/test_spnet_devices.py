@@ -54,7 +54,8 @@ def test_query_centric_step_on_two_devices_is_the_step_on_one(variant):
     _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
-@pytest.mark.parametrize("mode", ["oc", pytest.param("qc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["oc", "qc"])
 def test_momentum_queue_on_two_devices_is_the_one_on_one(mode):
     report = _report(mode, variant="queue")
     assert min(report["terms"].values()) > 0.01

@@ -204,7 +204,8 @@ def test_tunings_that_a_trunk_cannot_have_are_refused(tiny, monkeypatch):
             build_system("spnet", OPTIONS | {"backbone_tuning": tuning}).template  # noqa: B018
 
 
-@pytest.mark.parametrize("form", ["kl", pytest.param("bce", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["kl", "bce"])
 def test_nothing_is_forgotten_at_the_start_and_something_after_a_step(tiny, form):
     """The divergence is zero while trunk and teacher are equal; the released form has another floor."""
     scenes, people = batch()
