@@ -1,9 +1,10 @@
 """The convolution behind `Conv`: one definition, computed in the form that the platform runs fastest.
 
-XLA's convolutions on a CPU are slow at three things that trunks are full of (float32, two cores): depthwise
+XLA's convolutions on a CPU are slow at four things that trunks are full of (float32, two cores): depthwise
 convolutions and their gradients (mostly 10 to 70 times slower than sums of shifted products), the kernel
-gradient of 1x1 convolutions (6 times slower than a matrix product) and that of wide 3x3 ones (2 to 4 times
-slower than nine matrix products). All forms give the same numbers up to rounding; elsewhere XLA's is used.
+gradient of 1x1 convolutions (6 times slower than a matrix product), wide 3x3 ones (2 to 3 times slower than
+the 16 matrix products of `winograd_convolve`) and their kernel gradient (2 to 4 times slower than nine matrix
+products). All forms give the same numbers up to rounding; elsewhere XLA's is used.
 """
 
 from functools import partial
@@ -15,8 +16,9 @@ from jaxtyping import Array, Float
 
 from ps_jax.layers._depthwise import depthwise_convolve
 from ps_jax.layers._windows import shifted_windows
+from ps_jax.layers._winograd import transposed, winograd_convolve
 
-# Below this many channels on either side the nine matrix products are no faster than XLA's gradient.
+# Below this many channels on either side matrix products are no faster than XLA.
 _WIDE = 128
 
 
@@ -78,17 +80,26 @@ def _convolve_xla(x, kernel, stride, padding, dilation, groups=1):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve_wide(x, kernel, stride, padding, dilation):
+    if _is_winograd(kernel, stride, dilation):
+        return winograd_convolve(x, kernel, padding)
     return _convolve_xla(x, kernel, stride, padding, dilation)
 
 
+def _is_winograd(kernel, stride, dilation):
+    return kernel.shape[:2] == (3, 3) and stride == dilation == (1, 1)
+
+
 def _convolve_wide_forward(x, kernel, stride, padding, dilation):
-    return _convolve_xla(x, kernel, stride, padding, dilation), (x, kernel)
+    return _convolve_wide(x, kernel, stride, padding, dilation), (x, kernel)
 
 
 def _convolve_wide_backward(stride, padding, dilation, saved, grad):
-    """XLA's gradient for `x`; for the kernel one matrix product per kernel position."""
+    """For `x` the transposed convolution; for the kernel one matrix product per kernel position."""
     x, kernel = saved
-    (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, stride, padding, dilation), x)[1](grad)
+    if _is_winograd(kernel, stride, dilation) and max(padding) <= 2:
+        grad_x = winograd_convolve(grad, transposed(kernel), (2 - padding[0], 2 - padding[1]))
+    else:
+        (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, stride, padding, dilation), x)[1](grad)
     padded = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
     rows = [
         jnp.stack(

@@ -37,6 +37,7 @@ CASES = {
     "pointwise strided": (5, 6, (1, 1), (2, 3), (0, 0), (1, 1), 1),
     "pointwise padded": (5, 6, (1, 1), (1, 1), (1, 2), (1, 1), 1),
     "wide": (128, 130, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "wide, whole tiles, uneven padding": (128, 128, (3, 3), (1, 1), (0, 2), (1, 1), 1),
     "wide strided dilated": (128, 128, (3, 2), (2, 1), (2, 1), (2, 1), 1),
     "grouped": (6, 4, (3, 3), (2, 2), (1, 1), (1, 1), 2),
     "depthwise": (6, 6, (3, 3), (1, 1), (1, 1), (1, 1), 6),
@@ -84,7 +85,10 @@ def test_every_form_is_the_sum_over_the_kernel(case, implementation):
     assert abs(np.vdot(grad_kernel, step_kernel) - along_kernel) < 1e-6 * scale
 
 
-@pytest.mark.parametrize("name", ["wide", "depthwise", "depthwise strided", "pointwise strided"])
+@pytest.mark.parametrize(
+    "name",
+    ["wide", "wide, whole tiles, uneven padding", "depthwise", "depthwise strided", "pointwise strided"],
+)
 def test_the_forms_have_equal_gradients(name):
     channels, features, size, stride, padding, dilation, groups = CASES[name]
     rng = np.random.default_rng(1)
