@@ -1,10 +1,12 @@
 """The convolution behind `Conv`: one definition, computed in the form that the platform runs fastest.
 
-XLA's convolutions on a CPU are slow at four things that trunks are full of (float32, two cores): depthwise
-convolutions and their gradients (mostly 10 to 70 times slower than sums of shifted products), the kernel
-gradient of 1x1 convolutions (6 times slower than a matrix product), wide 3x3 ones (2 to 3 times slower than
-the 16 matrix products of `winograd_convolve`) and their kernel gradient (2 to 4 times slower than nine matrix
-products). All forms give the same numbers up to rounding; elsewhere XLA's is used.
+XLA's convolutions on a CPU are slow at five things that trunks are full of (float32, two cores):
+- depthwise convolutions and their gradients, mostly 10 to 70 times slower than sums of shifted products;
+- the kernel gradient of 1x1 convolutions, 6 times slower than a matrix product;
+- the gradients of convolutions of patches that lie side by side;
+- wide 3x3 convolutions, 2 to 3 times slower than the 16 matrix products of `winograd_convolve`;
+- their kernel gradient, 2 to 4 times slower than nine matrix products.
+All forms give the same numbers up to rounding; elsewhere XLA's is used.
 """
 
 from functools import partial
@@ -61,6 +63,8 @@ def convolve(
             return depthwise_convolve(x, kernel, stride, padding, dilation)
         if groups == 1 and (height, width) == (1, 1) and padding == (0, 0):
             return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
+        if groups == 1 and (height, width) == stride and padding == (0, 0) and dilation == (1, 1):
+            return _convolve_patches(x, kernel)
         if groups == 1 and min(in_group, features) >= _WIDE:
             return _convolve_wide(x, kernel, stride, padding, dilation)
     return _convolve_xla(x, kernel, stride, padding, dilation, groups)
@@ -76,6 +80,15 @@ def _convolve_xla(x, kernel, stride, padding, dilation, groups=1):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _convolve_patches(x, kernel):
+    """Patches side by side: one matrix product."""
+    height, width, channels, features = kernel.shape
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    x = x[:, : rows * height, : columns * width]
+    patches = x.reshape(-1, rows, height, columns, width, channels).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(-1, rows, columns, height * width * channels) @ kernel.reshape(-1, features)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -36,6 +36,7 @@ CASES = {
     "pointwise": (5, 6, (1, 1), (1, 1), (0, 0), (1, 1), 1),
     "pointwise strided": (5, 6, (1, 1), (2, 3), (0, 0), (1, 1), 1),
     "pointwise padded": (5, 6, (1, 1), (1, 1), (1, 2), (1, 1), 1),
+    "patches": (5, 6, (2, 4), (2, 4), (0, 0), (1, 1), 1),
     "wide": (128, 130, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "wide, whole tiles, uneven padding": (128, 128, (3, 3), (1, 1), (0, 2), (1, 1), 1),
     "wide strided dilated": (128, 128, (3, 2), (2, 1), (2, 1), (2, 1), 1),
@@ -87,7 +88,14 @@ def test_every_form_is_the_sum_over_the_kernel(case, implementation):
 
 @pytest.mark.parametrize(
     "name",
-    ["wide", "wide, whole tiles, uneven padding", "depthwise", "depthwise strided", "pointwise strided"],
+    [
+        "patches",
+        "wide",
+        "wide, whole tiles, uneven padding",
+        "depthwise",
+        "depthwise strided",
+        "pointwise strided",
+    ],
 )
 def test_the_forms_have_equal_gradients(name):
     channels, features, size, stride, padding, dilation, groups = CASES[name]
