@@ -127,7 +127,12 @@ def pool_boxes(
         pool = jnp.mean if getattr(module.last_stage, "average_pooled", False) else jnp.max
         return pool(patches, axis=(1, 2)), pool(deep, axis=(1, 2))
 
-    return apply_to_existing_rows(pooled, embedder, features, (boxes, scene), valid, embedder.axis_name)
+    # Batch normalisation ties the rows together while it trains.
+    normalised = "last_stage" in embedder.variables.get("batch_stats", {})
+    return apply_to_existing_rows(
+        *(pooled, embedder, features, (boxes, scene), valid, embedder.axis_name),
+        independent=not (train and normalised),
+    )
 
 
 class BoxEmbedder(nn.Module):

@@ -1,8 +1,9 @@
 """Expensive work on the rows that exist, not on the padding.
 
 Boxes come in arrays of fixed size of which often only a small part is real. The rows that exist are moved to
-the front and the work is done on the smallest of a few sizes that holds them all: exact, without
-recompilation, and far cheaper than working on every slot.
+the front. Where they do not depend on one another the work is done chunk by chunk, as far as there are any, else (batch
+normalisation in training) on the smallest of a few sizes that holds them all: exact, without recompilation, and far
+cheaper than working on every slot.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, PyTree
 
+from ps_jax.heads.row_chunks import apply_in_chunks
+
 FRACTIONS = (1 / 4, 1 / 2, 1)  # each costs compilation; training rarely needs more than half
 SMALLEST = 16  # below this many rows there is nothing to save
+CHUNK = {"cpu": 32}  # rows of a chunk by platform
+CHUNK_ELSEWHERE = 128  # fewer would leave an accelerator idle
 
 
 def capacities(rows: int) -> tuple[int, ...]:
@@ -28,6 +33,7 @@ def apply_to_existing_rows(
     rows: PyTree,
     valid: Bool[Array, " row"],
     axis_name: str | None = None,
+    independent: bool = False,
 ) -> PyTree:
     """Applies a function of a module to the rows that exist.
 
@@ -41,7 +47,9 @@ def apply_to_existing_rows(
       rows: pytree of arrays with one entry a row.
       valid: rows that exist.
       axis_name: device axis. Where given, all devices work at the same size, so that `function` may
-        communicate over it.
+        communicate over it, unless rows are independent.
+      independent: no row's result depends on another row, and no variables are changed; see
+        `ps_jax.heads.row_chunks`.
 
     Returns:
       What `function` returns, in the order of the given rows, zeros where not valid.
@@ -65,6 +73,9 @@ def apply_to_existing_rows(
 
     if module.is_initializing():  # parameters must be made outside of branches
         result = function(module, shared, sorted_rows, sorted_valid)
+    elif independent:
+        size = min(total, CHUNK.get(jax.default_backend(), CHUNK_ELSEWHERE))
+        result = apply_in_chunks(function, module, shared, sorted_rows, sorted_valid, jnp.sum(valid), size)
     else:
         count = jnp.sum(valid)
         if axis_name is not None:

@@ -10,7 +10,7 @@ from kernels.roi_align import roi_align
 from ps_jax.backbones import MobileNetV2
 from ps_jax.heads import BoxEmbedder, ReidProjector
 from ps_jax.heads.row_capacity import apply_to_existing_rows, capacities
-from ps_jax.layers import BatchNorm, Linear
+from ps_jax.layers import BatchNorm, Linear, StochasticDepth
 
 
 def test_capacities():
@@ -100,6 +100,62 @@ def test_padded_boxes_do_not_count_in_a_stage_with_batch_normalisation():
     # Statistics moved at all: the mask reached the stage's own normalisations, not only the projector's.
     moved = changed["batch_stats"]["last_stage"]["block0"]["expand"]["norm"]["mean"]
     assert float(jnp.abs(moved).max()) > 0
+
+
+class _Dropped(nn.Module):
+    """A function of each row by itself."""
+
+    def setup(self):
+        self.depth, self.linear = StochasticDepth(0.5), Linear(3)
+
+    def __call__(self, shared, x, valid, train=True, independent=True):
+        def work(module, shared, x, valid):
+            return {"y": module.linear(module.depth(jnp.sin(x * shared), train))}
+
+        return apply_to_existing_rows(work, self, shared, x, valid, independent=independent)["y"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
+def test_chunks_of_existing_rows_equal_work_on_all(count):
+    total = 70
+    rng = np.random.default_rng(count)
+    valid = np.zeros(total, bool)
+    valid[rng.choice(total, count, replace=False)] = True
+    valid = jnp.asarray(valid)
+    x, shared = jnp.asarray(rng.standard_normal((total, 4)), jnp.float32), jnp.asarray([1.0, 2.0, 3.0, 4.0])
+    module = _Dropped()
+    keys = {"params": jax.random.key(0), "stochastic_depth": jax.random.key(1)}
+    variables = module.init(keys, shared, x, valid)
+
+    def run(variables, shared, independent):
+        y = module.apply(variables, shared, x, valid, False, independent)
+        return (y * jnp.arange(1.0, 4.0)).mean() + (y**2).mean(), y
+
+    both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True), static_argnums=2)
+    ours, expected = both(variables, shared, True), both(variables, shared, False)
+    assert (count > 0) == bool(jnp.any(expected[0][1] != 0))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_draw_the_same_forward_and_backward_and_not_all_alike():
+    """The part of a linear map's gradient that a row has is what the forward pass saw of it."""
+    x, valid = jnp.ones((96, 4)), jnp.ones(96, bool)
+    module = _Dropped()
+    keys = {"params": jax.random.key(0), "stochastic_depth": jax.random.key(1)}
+    variables = module.init(keys, jnp.ones(4), x, valid)
+
+    def total(variables, key):
+        return jnp.sum(module.apply(variables, jnp.ones(4), x, valid, rngs={"stochastic_depth": key}))
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(variables, jax.random.key(2))
+    linear, got = variables["params"]["linear"], gradient["params"]["linear"]
+    np.testing.assert_allclose(
+        value, jnp.sum(linear["kernel"] * got["kernel"]) + 96 * jnp.sum(linear["bias"]), rtol=1e-5
+    )
+    y = module.apply(variables, jnp.ones(4), x, valid, rngs={"stochastic_depth": jax.random.key(2)})
+    kept = np.asarray(jnp.any(y != linear["bias"], axis=1)).reshape(3, 32)
+    assert 0.3 < kept.mean() < 0.7 and not np.array_equal(kept[0], kept[1])
 
 
 class _Unchanged(nn.Module):
