@@ -27,10 +27,10 @@ demo: $(READY)
 	$(PYTHON) eval.py --workdir $(DEMO)
 
 test: $(READY)
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY)
-	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

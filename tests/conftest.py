@@ -14,6 +14,20 @@ sys.path[:0] = [path for path in (str(_TESTS), str(_TESTS.parent)) if path not i
 
 import pytest  # noqa: E402
 
+_LONG_FILES = {
+    name: rank
+    for rank, name in enumerate(
+        (
+            "test_whole_run.py",
+            "test_golden_spnet.py",
+            "test_spnet_devices.py",
+            "test_spnet_tuning.py",
+            "test_spnet_training.py",
+            "test_box_embedder.py",
+        )
+    )
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -21,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(_TESTS / "golden"),
         help="folder of golden numbers (default: tests/golden)",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first: the last file of a run in parallel then is a short one."""
+    items.sort(key=lambda item: _LONG_FILES.get(item.path.name, len(_LONG_FILES)))
 
 
 @pytest.fixture(scope="session")
