@@ -4,8 +4,8 @@ XLA's convolutions on a CPU are slow at five things that trunks are full of (flo
 - depthwise convolutions and their gradients, mostly 10 to 70 times slower than sums of shifted products;
 - the kernel gradient of 1x1 convolutions, 6 times slower than a matrix product;
 - the gradients of convolutions of patches that lie side by side;
-- wide 3x3 convolutions, 2 to 3 times slower than the 16 matrix products of `winograd_convolve`;
-- their kernel gradient, 2 to 4 times slower than nine matrix products.
+- wide 3x3 convolutions and their gradients, 2 to 5 times slower than the 16 matrix products of `winograd_convolve`;
+- the kernel gradient of other wide convolutions, 2 to 4 times slower than a matrix product a kernel entry.
 All forms give the same numbers up to rounding; elsewhere XLA's is used.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ps_jax.layers._depthwise import depthwise_convolve
 from ps_jax.layers._windows import shifted_windows
-from ps_jax.layers._winograd import transposed, winograd_convolve
+from ps_jax.layers._winograd import winograd_convolve
 
 # Below this many channels on either side matrix products are no faster than XLA.
 _WIDE = 128
@@ -66,6 +66,8 @@ def convolve(
         if groups == 1 and (height, width) == stride and padding == (0, 0) and dilation == (1, 1):
             return _convolve_patches(x, kernel)
         if groups == 1 and min(in_group, features) >= _WIDE:
+            if (height, width) == (3, 3) and stride == dilation == (1, 1):
+                return winograd_convolve(x, kernel, padding)
             return _convolve_wide(x, kernel, stride, padding, dilation)
     return _convolve_xla(x, kernel, stride, padding, dilation, groups)
 
@@ -93,26 +95,17 @@ def _convolve_patches(x, kernel):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve_wide(x, kernel, stride, padding, dilation):
-    if _is_winograd(kernel, stride, dilation):
-        return winograd_convolve(x, kernel, padding)
     return _convolve_xla(x, kernel, stride, padding, dilation)
 
 
-def _is_winograd(kernel, stride, dilation):
-    return kernel.shape[:2] == (3, 3) and stride == dilation == (1, 1)
-
-
 def _convolve_wide_forward(x, kernel, stride, padding, dilation):
-    return _convolve_wide(x, kernel, stride, padding, dilation), (x, kernel)
+    return _convolve_xla(x, kernel, stride, padding, dilation), (x, kernel)
 
 
 def _convolve_wide_backward(stride, padding, dilation, saved, grad):
-    """For `x` the transposed convolution; for the kernel one matrix product per kernel position."""
+    """XLA's for `x`; for the kernel one matrix product per kernel position."""
     x, kernel = saved
-    if _is_winograd(kernel, stride, dilation) and max(padding) <= 2:
-        grad_x = winograd_convolve(grad, transposed(kernel), (2 - padding[0], 2 - padding[1]))
-    else:
-        (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, stride, padding, dilation), x)[1](grad)
+    (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, stride, padding, dilation), x)[1](grad)
     padded = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
     rows = [
         jnp.stack(

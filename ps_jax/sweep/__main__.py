@@ -1,12 +1,13 @@
 """Runs a table of configurations one after the other and puts our numbers beside the paper's.
 
-    python -m ps_jax.sweep configs/tables/spnet_table8.py --weights FILE [--out DIR] [--seeds N] [--only ROW ...]
-                           [--config.x.y=value ...]
+    python -m ps_jax.sweep configs/tables/spnet_table8.py --weights FILE [--out DIR] [--runs DIR] [--seeds N]
+                           [--only ROW ...] [--config.x.y=value ...]
     python -m ps_jax.sweep configs/tables/spnet_table8.py --list
 
 The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set
 (--config.data.dir=PATH) at the paper's size. Every run is a process with a work directory and a log of its own. The
-same command goes on where it ended: finished runs are not run again. Exit code 1: a run failed, 2: something the user
+same command goes on where it ended: finished runs are not run again, nor are rows that another table has run with the
+same arguments; two tables may run at the same time. Exit code 1: a run failed, 2: something the user
 can mend (one message on stderr), 130 after Ctrl-C and 143 after SIGTERM (the running state was saved first).
 """
 
@@ -37,6 +38,12 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
     option = parser.add_argument
     option("table", help="table file, with :DATASET for another data set than the streets")
     option("--out", type=Path, help="default: runs/sweeps/<table>[_<data set>]")
+    option(
+        "--runs",
+        type=Path,
+        default=Path("runs") / "sweeps" / "runs",
+        help="work directories of the runs, common to all tables (default: %(default)s)",
+    )
     option("--seeds", type=int, help="seeds of each row, counted from 0 (default: the table's)")
     option("--only", nargs="+", metavar="ROW", help="names of rows")
     option("--weights", help="trunk weights that every run starts from, unless its row says otherwise")
@@ -57,6 +64,7 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
     sweep = Sweep(
         table=table,
         out=options.out or out,
+        runs_dir=options.runs,
         rows=tuple(map(table.row, options.only)) if options.only else table.rows,
         seeds=options.seeds or table.seeds,
         arguments=tuple(passed),
@@ -72,10 +80,13 @@ def list_runs(sweep: Sweep) -> None:
     records = Records(sweep.out / "runs.jsonl")
     for row, seed in sweep.runs():
         record = records.get(row.name, seed)
+        print(describe(record, sweep.log(row, seed)) if record else f"{row.name}, seed {seed}: not run yet")
         print(
-            describe(record, sweep.log(row.name, seed)) if record else f"{row.name}, seed {seed}: not run yet"
+            "    "
+            + shlex.join(
+                ["train.py", "--workdir", str(sweep.workdir(row, seed)), *sweep.run_arguments(row, seed)]
+            )
         )
-        print("    " + shlex.join(["train.py", *sweep.run_arguments(row, seed)]))
 
 
 def main(arguments: list[str]) -> int:

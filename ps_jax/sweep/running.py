@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_jax.errors import ConfigError
+from ps_jax.evaluation.report import write_atomically
 from ps_jax.sweep.records import FAILED, FINISHED, INTERRUPTED, Record, Records
 from ps_jax.sweep.summary import write_summary
 from ps_jax.sweep.tables import AFTER, Row, Table, directory_name
@@ -28,7 +30,9 @@ class Sweep:
 
     Attributes:
       table: the table.
-      out: the directory: `runs.jsonl`, `table.md`, `runs/<row>/seed<n>` (work directories) and `logs/`.
+      out: the directory: `runs.jsonl` and `table.md`.
+      runs_dir: where the runs' work directories and what they printed go. Tables that have it in common run the
+        rows they have in common, those with equal arguments, once.
       rows: which of its rows, in order; the rows they start from are run before them.
       seeds: how many seeds, counted from 0.
       arguments: given to every run; they win over the row's own.
@@ -41,6 +45,7 @@ class Sweep:
 
     table: Table
     out: Path
+    runs_dir: Path
     rows: tuple[Row, ...]
     seeds: int
     arguments: tuple[str, ...] = ()
@@ -48,17 +53,18 @@ class Sweep:
     command: str = ""
     program: tuple[str, ...] = TRAIN
 
-    def workdir(self, row: str, seed: int) -> Path:
-        """Work directory of a run."""
-        return self.out / "runs" / directory_name(row) / f"seed{seed}"
+    def workdir(self, row: Row, seed: int) -> Path:
+        """Work directory of a run, named by all its arguments."""
+        digest = hashlib.sha256(json.dumps(self.run_arguments(row, seed)).encode()).hexdigest()
+        return self.runs_dir / f"{directory_name(Path(row.config).name.replace('.py', ''))}-{digest[:12]}"
 
-    def log(self, row: str, seed: int) -> Path:
+    def log(self, row: Row, seed: int) -> Path:
         """What a run printed."""
-        return self.out / "logs" / f"{directory_name(row)}_seed{seed}.txt"
+        return beside(self.workdir(row, seed), ".txt")
 
     def run_arguments(self, row: Row, seed: int) -> tuple[str, ...]:
         """Arguments of `train.py` for a run, without the work directory."""
-        after = str(self.workdir(row.after, seed)) if row.after else ""
+        after = str(self.workdir(self.table.row(row.after), seed)) if row.after else ""
         own = (override.replace(AFTER, after) for override in row.overrides)
         weights = (f"--config.weights={self.weights}",) if self.weights else ()
         return ("--config", row.config, f"--config.seed={seed}", *weights, *own, *self.arguments)
@@ -76,8 +82,8 @@ class Sweep:
 def run_sweep(sweep: Sweep) -> int:
     """Runs what is left of a sweep and writes the summary after every run.
 
-    A finished run is not run again; one that failed or was interrupted goes on. SIGTERM and SIGINT are passed
-    on to the run, which saves its state, and end the sweep.
+    A finished run is not run again, whichever table ran it; one that failed or was interrupted goes on. SIGTERM and
+    SIGINT are passed on to the run, which saves its state, and end the sweep.
 
     Returns:
       How many runs failed.
@@ -89,9 +95,9 @@ def run_sweep(sweep: Sweep) -> int:
     for row in sweep.rows:
         if not Path(row.config.partition(":")[0]).is_file():
             raise ConfigError(f"{row.name}: there is no configuration file {row.config.partition(':')[0]}")
-    for place in ("runs", "logs"):
-        (sweep.out / place).mkdir(parents=True, exist_ok=True)
-    with _alone_in(sweep.out) as lock, Interruption() as interruption:
+    for place in (sweep.out, sweep.runs_dir):
+        place.mkdir(parents=True, exist_ok=True)
+    with _alone_in(sweep.out), Interruption() as interruption:
         records = Records(sweep.out / "runs.jsonl")
         runs = list(sweep.runs())
         for row, seed in runs:
@@ -101,9 +107,9 @@ def run_sweep(sweep: Sweep) -> int:
             record = records.get(row.name, seed)
             if record is None or record.status != FINISHED:
                 print(f"[{number}/{len(runs)}] {row.name}, seed {seed} ...", flush=True)
-                record = _run(sweep, row, seed, records, lock, interruption)
+                record = _run(sweep, row, seed, records, interruption)
                 records.put(record)
-                print(f"[{number}/{len(runs)}] {describe(record, sweep.log(row.name, seed))}", flush=True)
+                print(f"[{number}/{len(runs)}] {describe(record, sweep.log(row, seed))}", flush=True)
             failed += record.status == FAILED
             write_summary(sweep.out, sweep.table, records, sweep.command)
             if interruption.received:
@@ -120,18 +126,44 @@ def describe(record: Record, log: Path) -> str:
     return f"{words}, exit code {record.exit_code}: {record.message} ({log})"
 
 
+def beside(workdir: Path, suffix: str) -> Path:
+    """A file that belongs to a work directory and lies beside it."""
+    return workdir.with_name(workdir.name + suffix)
+
+
 @contextmanager
-def _alone_in(out: Path) -> Iterator[int]:
-    """Holds the directory's lock. Runs inherit it: one that a killed sweep left behind still holds it."""
+def _alone_in(out: Path) -> Iterator[None]:
+    """Holds the directory's lock."""
     with open(out / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                f"{out}: another sweep, or a run that a killed sweep left behind, works here; wait for its end or "
-                "choose another --out"
+                f"{out}: another sweep works here; wait for its end or choose another --out"
             ) from None
-        yield file.fileno()
+        yield
+
+
+@contextmanager
+def _alone_with(workdir: Path, interruption: Interruption) -> Iterator[int | None]:
+    """Waits for the run's lock and holds it; None where a signal came first.
+
+    Training inherits it: what a killed sweep left behind still holds it.
+    """
+    with open(beside(workdir, ".lock"), "w") as file:
+        waiting = False
+        while not interruption.received:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if not waiting:
+                    print(f"waiting: another sweep runs {workdir}", flush=True)
+                waiting = True
+                time.sleep(POLL_SECONDS)
+            else:
+                yield file.fileno()
+                return
+        yield None
 
 
 def _check_arguments(sweep: Sweep, row: Row, seed: int, records: Records) -> None:
@@ -141,14 +173,12 @@ def _check_arguments(sweep: Sweep, row: Row, seed: int, records: Records) -> Non
         raise ConfigError(
             f"{sweep.out}: {row.name}, seed {seed}, was run with other arguments:\n  there {' '.join(record.arguments)}"
             f"\n  here  {' '.join(now)}\nChoose another --out, or remove its line from "
-            f"{sweep.out / 'runs.jsonl'} and {sweep.workdir(row.name, seed)} to run it again."
+            f"{sweep.out / 'runs.jsonl'}."
         )
 
 
-def _run(
-    sweep: Sweep, row: Row, seed: int, records: Records, lock: int, interruption: Interruption
-) -> Record:
-    """Runs one row with one seed from where it stands to its end."""
+def _run(sweep: Sweep, row: Row, seed: int, records: Records, interruption: Interruption) -> Record:
+    """Runs one row with one seed from where it stands to its end, or takes over what another table ran."""
     before = records.get(row.name, seed)
     record = Record(
         row=row.name,
@@ -161,12 +191,23 @@ def _run(
     first = records.get(row.after, seed) if row.after else None
     if row.after and (first is None or first.status != FINISHED):
         return dataclasses.replace(record, message=f"it starts from {row.after}, which did not finish")
-    workdir, log = sweep.workdir(row.name, seed), sweep.log(row.name, seed)
-    command = [*sweep.program, "--workdir", str(workdir), *record.arguments]
-    began = time.monotonic()
-    exit_code = _call(command, log, lock, interruption)
-    minutes = record.minutes + (time.monotonic() - began) / 60
-    record = dataclasses.replace(record, exit_code=exit_code, minutes=round(minutes, 3))
+    workdir, log = sweep.workdir(row, seed), sweep.log(row, seed)
+    finished = beside(workdir, ".json")
+    with _alone_with(workdir, interruption) as lock:
+        if lock is None:
+            exit_code, minutes = 1, record.minutes
+        elif finished.exists():
+            exit_code, minutes = 0, json.loads(finished.read_text())["minutes"]
+        else:
+            began = time.monotonic()
+            exit_code = _call(
+                [*sweep.program, "--workdir", str(workdir), *record.arguments], log, lock, interruption
+            )
+            minutes = round(record.minutes + (time.monotonic() - began) / 60, 3)
+            if not exit_code:
+                content = {"minutes": minutes, "arguments": record.arguments}
+                write_atomically(finished, json.dumps(content).encode())
+    record = dataclasses.replace(record, exit_code=exit_code, minutes=minutes)
     if interruption.received and exit_code:
         message = f"stopped by {interruption.received.name}; the same command goes on"
         return dataclasses.replace(record, status=INTERRUPTED, message=message)

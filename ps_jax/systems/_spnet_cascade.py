@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ps_jax.boxes import clip_boxes, decode
 from ps_jax.heads import offset_norm
+from ps_jax.systems._spnet_losses import box_loss, sample_loss
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -89,12 +90,14 @@ def stage_losses(model: "SPNet", number: int, stage: Stage) -> dict[str, Float[A
     samples = stage.samples
     positive = (samples.matched >= 0) & samples.valid
     terms = {
-        f"bbox_regression{number + 1}": model.box_loss(
-            stage.deltas, samples.box, samples.target_box, positive
+        f"bbox_regression{number + 1}": box_loss(
+            model, stage.deltas, samples.box, samples.target_box, positive
         )
     }
     if number or model.first_stage_classification:
-        terms[f"classification{number + 1}"] = model.sample_loss(stage.logits, samples.matched, samples.valid)
+        terms[f"classification{number + 1}"] = sample_loss(
+            model, stage.logits, samples.matched, samples.valid
+        )
     return terms
 
 

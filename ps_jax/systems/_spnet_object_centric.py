@@ -18,7 +18,8 @@ from ps_jax.heads import offset_norm
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import device_count, numbered_keys
 from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
-from ps_jax.systems._spnet_reid import EmbeddedBoxes
+from ps_jax.systems._spnet_losses import anchor_loss, check_anchors
+from ps_jax.systems._spnet_reid import EmbeddedBoxes, reid_loss
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -46,7 +47,7 @@ def object_centric_losses(
       "anchor_classification", "bbox_regression1", those of `stage_losses` for each step of the cascade, "reid".
     """
     scene_count = people.valid.shape[0] * device_count(model.axis_name)
-    model.check_anchors(scene_count, model.samples_per_image, "scenes (batch_size) x samples_per_image")
+    check_anchors(model, scene_count, model.samples_per_image, "scenes (batch_size) x samples_per_image")
     anchors = model.anchors(scenes, pyramid)
     anchor_embedding = model.anchor_embedder(pyramid)
     offsets = model.offsets(0, anchor_embedding)
@@ -57,7 +58,7 @@ def object_centric_losses(
         return match_anchors(iou, valid, model.match_high, model.match_low, allow_low_quality=True)
 
     matched = jax.vmap(match)(people.box, people.valid)
-    terms = {"anchor_classification": model.anchor_loss(logits, matched)}
+    terms = {"anchor_classification": anchor_loss(model, logits, matched)}
 
     key, *step_keys = jax.random.split(key, 1 + model.num_cascade_steps) if model.num_cascade_steps else [key]
     index, sampled = _sample(model, key, matched)
@@ -99,7 +100,7 @@ def object_centric_losses(
         model.sow("intermediates", "reid_person", target_person)
         model.sow("intermediates", "reid_embedding", embedding)
         model.sow("intermediates", "reid_valid", accurate)
-    terms["reid"] = model.reid_loss(scenes, groups)
+    terms["reid"] = reid_loss(model, scenes, groups)
 
     model.sow("intermediates", "anchor_logits", logits)
     model.sow("intermediates", "matched", matched)

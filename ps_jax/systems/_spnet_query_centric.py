@@ -16,7 +16,8 @@ from ps_jax.heads import query_distances
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import gather_rows, global_numbers, numbered_keys
 from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
-from ps_jax.systems._spnet_reid import EmbeddedBoxes
+from ps_jax.systems._spnet_losses import anchor_loss, check_anchors
+from ps_jax.systems._spnet_reid import EmbeddedBoxes, reid_loss
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -212,8 +213,8 @@ def query_centric_losses(
         located = model.embed_locations(1, pyramid, people.box, people.valid, train=True)
 
     pair_key, box_key = jax.random.split(key)
-    model.check_anchors(
-        model.pairs_per_batch, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair"
+    check_anchors(
+        model, model.pairs_per_batch, model.samples_per_pair, "pairs (pairs_per_batch) x samples_per_pair"
     )
     everybody, queries = gather_rows((people, located), model.axis_name)
     pairs, chosen = choose_pairs(everybody, model.pairs_per_batch, pair_key, model.order)
@@ -228,7 +229,7 @@ def query_centric_losses(
         return match_anchors(iou, positive[None], model.match_high, model.match_low, allow_low_quality=True)
 
     matched = jax.vmap(match)(pairs.target_box, pairs.positive)
-    terms = {"anchor_classification": model.anchor_loss(logits, matched, pairs.valid[:, None])}
+    terms = {"anchor_classification": anchor_loss(model, logits, matched, pairs.valid[:, None])}
 
     giou = elementwise_giou(pairs.target_box[:, None], anchors[None])
     ranking = jax.lax.stop_gradient(-distance if model.positive_norm else distance)
@@ -274,7 +275,7 @@ def query_centric_losses(
         model.sow("intermediates", "reid_identity", reid_identity)
         model.sow("intermediates", "reid_person", reid_person)
         model.sow("intermediates", "reid_valid", accurate)
-    terms["reid"] = model.reid_loss(scenes, groups)
+    terms["reid"] = reid_loss(model, scenes, groups)
 
     model.sow("intermediates", "chosen_pairs", chosen)
     model.sow("intermediates", "pairs", pairs)

@@ -17,6 +17,7 @@ from ps_jax.errors import ConfigError
 from ps_jax.interface import Scenes
 from ps_jax.losses import InstanceMemory, MomentumQueue, oim_loss, queue_loss, update_memory, update_queue
 from ps_jax.systems._devices import device_count, gather_rows, mean_over_devices
+from ps_jax.systems._spnet_losses import count
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -43,6 +44,25 @@ class EmbeddedBoxes(NamedTuple):
     identity: Array
     person: Array
     valid: Array
+
+
+def reid_loss(model: "SPNet", scenes: Scenes, groups: list[EmbeddedBoxes]) -> Float[Array, ""]:
+    """The re-identification loss, mean over all boxes; updates the memory.
+
+    Args:
+      model: the bound module.
+      scenes: the batch.
+      groups: sets of boxes, the last one all annotated people. With online instance matching the memory is
+        updated set by set, row by row, in the order of the global batch.
+
+    Returns:
+      The loss.
+    """
+    if model.reid_objective == "oim":
+        loss, valid = instance_matching_loss(model, groups)
+    else:
+        loss, valid = momentum_queue_loss(model, scenes, groups)
+    return jnp.sum(loss) / count(model, valid)
 
 
 def instance_matching_loss(

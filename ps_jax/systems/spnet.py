@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from ps_jax.backbones import build_trunk
-from ps_jax.boxes import IGNORED, decode, pyramid_anchors, random_order
+from ps_jax.boxes import pyramid_anchors, random_order
 from ps_jax.boxes.sampling import Order
 from ps_jax.errors import ConfigError
 from ps_jax.heads import (
@@ -31,18 +31,11 @@ from ps_jax.heads import (
     offset_norm,
 )
 from ps_jax.interface import Detections, People, Scenes
-from ps_jax.losses import giou_loss, sigmoid_focal_loss
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
-from ps_jax.systems._devices import sum_over_devices
 from ps_jax.systems._spnet_lwf import FORMS, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
-from ps_jax.systems._spnet_reid import (
-    EmbeddedBoxes,
-    instance_matching_loss,
-    momentum_queue_loss,
-)
 
 # Three sizes an octave on five levels (strides 8 to 128), cut to whole pixels.
 ANCHOR_SIZES = tuple(
@@ -330,8 +323,6 @@ class SPNet(nn.Module):
         size = jnp.asarray(scenes.size)
         return jnp.broadcast_to(size[:1], size.shape) if self.clip_to_first_scene else size
 
-    # Losses (section 3.3); each is this device's share of the loss of the global batch
-
     def losses(self, scenes: Scenes, people: People) -> dict[str, Float[Array, ""]]:
         """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""
         people = jax.tree.map(jnp.asarray, people)
@@ -345,80 +336,6 @@ class SPNet(nn.Module):
         if self.lwf != "none":
             terms["lwf"] = forgetting_loss(self, scenes, features)
         return terms
-
-    def check_anchors(self, rows: int, samples: int, what: str) -> None:
-        """Raises ConfigError where a batch regresses another number of anchors than `anchors_per_batch`.
-
-        Args:
-          rows: scenes or pairs of the global batch.
-          samples: anchors of each.
-          what: names the two and how they are set, for the message.
-        """
-        if self.anchors_per_batch not in (None, rows * samples):
-            raise ConfigError(
-                f"anchors_per_batch is {self.anchors_per_batch}, but a batch regresses {rows} x {samples} = "
-                f"{rows * samples} anchors: {what}. Make them fit, or set anchors_per_batch to "
-                f"{rows * samples}; query- and object-centric training compare only at one number."
-            )
-
-    def anchor_loss(
-        self,
-        logits: Float[Array, "row anchor"],
-        matched: Int[Array, "row anchor"],
-        valid: Bool[Array, "row #anchor"] | bool = True,
-    ) -> Float[Array, ""]:
-        """Focal loss summed over all anchors that are not ignored, over the number of positive ones."""
-        return self._logit_loss(logits, matched, valid, self.focal_alpha, self.focal_gamma)
-
-    def sample_loss(
-        self,
-        logits: Float[Array, "row sample"],
-        matched: Int[Array, "row sample"],
-        valid: Bool[Array, "row sample"],
-    ) -> Float[Array, ""]:
-        """Loss of a stage's samples, summed and divided as `anchor_loss` (the paper would take the mean)."""
-        focal = self.classification_loss == "focal"
-        alpha, gamma = (self.focal_alpha, self.focal_gamma) if focal else (-1.0, 0.0)
-        return self._logit_loss(logits, matched, valid, alpha, gamma)
-
-    def _logit_loss(self, logits, matched, valid, alpha, gamma):
-        positive = (matched >= 0) & valid
-        loss = sigmoid_focal_loss(logits, positive.astype(jnp.float32), alpha, gamma)
-        loss = jnp.sum(jnp.where((matched != IGNORED) & valid, loss, 0.0))
-        return loss / self._count(positive)
-
-    def box_loss(
-        self,
-        deltas: Float[Array, "row sample 4"],
-        anchors: Float[Array, "row sample 4"],
-        targets: Float[Array, "row sample 4"],
-        positive: Bool[Array, "row sample"],
-    ) -> Float[Array, ""]:
-        """GIoU loss of the decoded, unclipped boxes, mean over the positive samples of the batch."""
-        loss = giou_loss(decode(deltas, anchors), targets)
-        return jnp.sum(jnp.where(positive, loss, 0.0)) / self._count(positive)
-
-    def reid_loss(self, scenes: Scenes, groups: list[EmbeddedBoxes]) -> Float[Array, ""]:
-        """The re-identification loss, mean over all boxes; updates the memory.
-
-        Args:
-          scenes: the batch.
-          groups: sets of boxes, the last one all annotated people. With online instance matching the memory is
-            updated set by set, row by row, in the order of the global batch.
-
-        Returns:
-          The loss.
-        """
-        if self.reid_objective == "oim":
-            loss, valid = instance_matching_loss(self, groups)
-        else:
-            loss, valid = momentum_queue_loss(self, scenes, groups)
-        return jnp.sum(loss) / self._count(valid)
-
-    def _count(self, mask: Bool[Array, "..."]) -> Float[Array, ""]:
-        """Number of true entries on all devices, at least 1, as the divisor of a loss."""
-        count = sum_over_devices(jnp.sum(mask, dtype=jnp.float32), self.axis_name)
-        return jnp.maximum(count, 1.0)
 
     # Test time
 

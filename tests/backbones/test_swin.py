@@ -174,7 +174,12 @@ def test_solider_normalises_the_maps_it_returns_and_not_those_that_go_on():
 
 
 @pytest.mark.parametrize(
-    "options, last", [({}, (1, 2)), ({"version": 2}, (1, 2)), ({"semantic_weight": 0.6}, (2, 2))]
+    "options, last",
+    [
+        ({}, (1, 2)),
+        pytest.param({"version": 2}, (1, 2), marks=pytest.mark.slow),
+        ({"semantic_weight": 0.6}, (2, 2)),
+    ],
 )
 def test_any_size_of_image_is_taken_and_all_gradients_are_finite(options, last):
     """34 x 53 pixels: 8 x 13 patches, with padding 9 x 14; then 4 x 7 or 5 x 7 cells, and so on."""

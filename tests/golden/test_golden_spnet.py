@@ -320,8 +320,9 @@ def test_object_centric_training(golden_dir, item, reid_tolerance, gradient_tole
 
 @pytest.mark.parametrize(
     "item",
-    ["spnet_qc_s_convnext_tiny_train", pytest.param("spnet_qcmoco_s_convnext_tiny_train", marks=slow)],
+    ["spnet_qc_s_convnext_tiny_train", "spnet_qcmoco_s_convnext_tiny_train"],
 )
+@slow
 def test_query_centric_training(golden_dir, monkeypatch, item):
     golden = load_golden(golden_dir, item)
     stored_index = golden.array("head:topk_idx").reshape(-1, golden.meta["config"]["subsample_per_image"])

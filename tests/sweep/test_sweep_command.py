@@ -65,10 +65,7 @@ def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["configs/tables/spnet_table8.py", "--list", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "OC-FT, seed 0: not run yet\n    train.py --config configs/spnet_qc.py:streets --config.seed=0"
-        in printed
-    )
+    assert "OC-FT, seed 0: not run yet\n    train.py --workdir runs/sweeps/runs/spnet_qc_streets-" in printed
     assert not out.exists()
 
 

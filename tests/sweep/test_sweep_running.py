@@ -1,5 +1,7 @@
 """Running a sweep: order, going on, failures, interruption; with a fake training, and with the toy system."""
 
+import dataclasses
+import fcntl
 import json
 import os
 import signal
@@ -10,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from toy_sweep import toy_sweep
 
 from ps_jax.errors import ConfigError
 from ps_jax.sweep import Row, Table
 from ps_jax.sweep.records import FAILED, FINISHED, INTERRUPTED, Records
-from ps_jax.sweep.running import Sweep, run_sweep
+from ps_jax.sweep.running import Sweep, beside, run_sweep
 
 HERE = Path(__file__).parent
 FAKE = (sys.executable, str(HERE / "fake_training.py"))
@@ -25,11 +28,11 @@ METRICS = {"mAP": "search/*/mAP", "AP": "detection/AP"}
 def sweep_of(out, *rows, seeds=1, only=None, **options):
     table = Table("Fake", "nobody", rows, METRICS)
     chosen = tuple(map(table.row, only)) if only else rows
-    return Sweep(table, out, chosen, seeds, program=FAKE, **options)
+    return Sweep(table, out, options.pop("runs_dir", out / "runs"), chosen, seeds, program=FAKE, **options)
 
 
 def calls(sweep, row, seed=0):
-    path = sweep.workdir(row, seed) / "calls.txt"
+    path = sweep.workdir(sweep.table.row(row), seed) / "calls.txt"
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -48,11 +51,12 @@ def test_every_row_is_run_with_every_seed_and_recorded(tmp_path):
     assert records.get("two", 1).results == {"mAP": 0.26, "AP": 0.13}
     assert records.get("two", 1).versions["device"] == "fake"
     (line,) = calls(sweep, "one", 1)
-    workdir = tmp_path / "runs" / "one" / "seed1"
+    workdir = sweep.workdir(rows[0], 1)
+    assert workdir.parent == tmp_path / "runs" and workdir.name.startswith("fake_training-")
     assert line == (
         f"--workdir {workdir} --config {CONFIG} --config.seed=1 --config.weights=w.npz --config.mAP=0.5 --config.x=1"
     )
-    assert (tmp_path / "logs" / "one_seed1.txt").read_text().endswith("training\n")
+    assert sweep.log(rows[0], 1).read_text().endswith("training\n")
     assert "| two |" in (tmp_path / "table.md").read_text()
 
 
@@ -81,7 +85,7 @@ def test_a_failed_run_is_reported_the_others_run_and_it_is_tried_again(tmp_path,
     assert (bad.status, bad.exit_code) == (FAILED, 2)
     assert bad.message == "fake_training.py: the data are missing"
     assert records.get("good", 0).status == FINISHED
-    assert f"exit code 2: {bad.message} ({tmp_path / 'logs' / 'bad_seed0.txt'})" in capsys.readouterr().out
+    assert f"exit code 2: {bad.message} ({sweep.log(rows[0], 0)})" in capsys.readouterr().out
     assert "- bad, seed 0: fake_training.py: the data are missing" in (tmp_path / "table.md").read_text()
     assert run_sweep(sweep) == 0
     assert (len(calls(sweep, "bad")), len(calls(sweep, "good"))) == (2, 1)
@@ -93,7 +97,7 @@ def test_a_failed_run_is_reported_the_others_run_and_it_is_tried_again(tmp_path,
 def test_a_run_without_the_tables_numbers_has_failed(tmp_path):
     row = Row("one", CONFIG, ("--config.mAP=0.5",))
     table = Table("Fake", "nobody", (row,), {"top-1": "search/*/top1"})
-    assert run_sweep(Sweep(table, tmp_path, (row,), 1, program=FAKE)) == 1
+    assert run_sweep(Sweep(table, tmp_path, tmp_path / "runs", (row,), 1, program=FAKE)) == 1
     record = Records(tmp_path / "runs.jsonl").get("one", 0)
     assert (record.status, record.exit_code) == (FAILED, 0)
     assert record.message == "the results have no number at 'search/*/top1'"
@@ -108,7 +112,7 @@ def test_a_row_starts_from_the_work_directory_of_another_one(tmp_path):
     sweep = sweep_of(tmp_path, *rows, only=["second"])
     assert [row.name for row, _ in sweep.runs()] == ["first", "second"]
     assert run_sweep(sweep) == 0
-    assert calls(sweep, "second")[0].endswith(f"--config.start={tmp_path / 'runs' / 'first' / 'seed0'}")
+    assert calls(sweep, "second")[0].endswith(f"--config.start={sweep.workdir(rows[0], 0)}")
     assert calls(sweep, "other") == []
 
 
@@ -143,7 +147,7 @@ def test_what_starts_from_a_failed_row_is_not_run(tmp_path):
 def test_a_finished_run_with_other_arguments_is_an_error_before_anything_runs(tmp_path):
     run_sweep(sweep_of(tmp_path, Row("one", CONFIG, ("--config.mAP=0.5",))))
     changed = sweep_of(
-        tmp_path, Row("new", CONFIG, ("--config.mAP=0.5",)), Row("one", CONFIG, ("--config.mAP=0.6",))
+        tmp_path, Row("new", CONFIG, ("--config.mAP=0.7",)), Row("one", CONFIG, ("--config.mAP=0.6",))
     )
     with pytest.raises(
         ConfigError, match=r"one, seed 0, was run with other arguments(.|\n)*Choose another --out"
@@ -158,8 +162,6 @@ def test_a_missing_configuration_file_is_an_error(tmp_path):
 
 
 def test_two_sweeps_do_not_work_in_one_directory(tmp_path):
-    import fcntl
-
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match="another sweep"):
@@ -175,7 +177,7 @@ def test_a_signal_ends_the_run_and_the_sweep_and_both_go_on(tmp_path, number, ca
     sweep = sweep_of(tmp_path, *rows)
 
     def send_once_it_runs():
-        log = sweep.log("one", 0)
+        log = sweep.log(rows[0], 0)
         while not (log.exists() and "training\n" in log.read_text()):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
@@ -192,13 +194,63 @@ def test_a_signal_ends_the_run_and_the_sweep_and_both_go_on(tmp_path, number, ca
     assert (len(calls(sweep, "one")), len(calls(sweep, "two"))) == (2, 1)
 
 
+def test_tables_run_what_they_have_in_common_once(tmp_path):
+    first = Row("first", CONFIG, ("--config.mAP=0.1",))
+    second = Row("second", CONFIG, ("--config.mAP=0.3", "--config.start={after}"), after="first")
+    renamed = dataclasses.replace(first, name="another name")
+    one = sweep_of(tmp_path / "one", first, second, runs_dir=tmp_path / "runs")
+    other = sweep_of(
+        tmp_path / "other",
+        renamed,
+        dataclasses.replace(second, after="another name"),
+        Row("own", CONFIG, ("--config.mAP=0.4",)),
+        runs_dir=tmp_path / "runs",
+    )
+    assert run_sweep(one) == run_sweep(other) == 0
+    assert [len(calls(one, "first")), len(calls(one, "second")), len(calls(other, "own"))] == [1, 1, 1]
+    ran, taken = (Records(sweep.out / "runs.jsonl") for sweep in (one, other))
+    assert taken.get("another name", 0).results == ran.get("first", 0).results == {"mAP": 0.1, "AP": 0.05}
+    assert taken.get("second", 0) == ran.get("second", 0)
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_run_of_another_sweep_is_waited_for(tmp_path, signalled, capsys):
+    row = Row("one", CONFIG, ("--config.mAP=0.5",))
+    sweep = sweep_of(tmp_path, row)
+    (tmp_path / "runs").mkdir()
+    with open(beside(sweep.workdir(row, 0), ".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def act_once_it_waits():
+            while not (tmp_path / ".lock").exists():
+                time.sleep(0.02)
+            time.sleep(0.5)
+            if signalled:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+        thread = threading.Thread(target=act_once_it_waits)
+        thread.start()
+        if signalled:
+            with pytest.raises(SystemExit):
+                run_sweep(sweep)
+        else:
+            assert run_sweep(sweep) == 0
+        thread.join()
+    assert f"waiting: another sweep runs {sweep.workdir(row, 0)}" in capsys.readouterr().out
+    status = Records(tmp_path / "runs.jsonl").get("one", 0).status
+    assert (status, len(calls(sweep, "one"))) == ((INTERRUPTED, 0) if signalled else (FINISHED, 1))
+
+
 @pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_its_training_was(tmp_path):
     """SIGTERM in the middle of the second row; the same command ends it, with no step taken twice."""
     command = [sys.executable, str(HERE / "toy_sweep.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "runs" / "slow" / "seed0" / "metrics.jsonl"
+    sweep = toy_sweep(tmp_path)
+    metrics = sweep.workdir(sweep.table.row("slow"), 0) / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -22,7 +22,7 @@ TABLE = Table(
 
 def toy_sweep(out: Path) -> Sweep:
     """The sweep, with this file as its program."""
-    return Sweep(TABLE, out, TABLE.rows, seeds=1, program=(sys.executable, __file__, "train"))
+    return Sweep(TABLE, out, out / "runs", TABLE.rows, seeds=1, program=(sys.executable, __file__, "train"))
 
 
 def train(arguments: list[str]) -> None:

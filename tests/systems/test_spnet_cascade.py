@@ -153,6 +153,7 @@ def test_cascade_boxes_of_the_query_centric_path_stand_for_the_pairs_person():
     )
 
 
+@pytest.mark.slow
 def test_query_centric_cascade_grows_by_the_persons_own_box(tiny):
     system = tiny(mode="qc", **LARGE)
     scenes, people = two_views((3,), missing_in_second=1)

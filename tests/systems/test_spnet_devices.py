@@ -45,7 +45,8 @@ def test_cascade_on_two_devices_is_the_cascade_on_one():
     _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
-@pytest.mark.parametrize("variant", ["", pytest.param("large", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["", "large"])
 def test_query_centric_step_on_two_devices_is_the_step_on_one(variant):
     """Query and scene of a pair lie on different devices, too."""
     report = _report("qc", variant=variant)

@@ -48,6 +48,7 @@ def test_the_momentum_encoder_starts_as_a_copy_in_buffers_of_its_own(pretraining
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), pretraining[0].template["memory"])
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_follows_the_parameters_of_the_step_before(pretraining):
     _, state, train, batches = pretraining
     first = train(state, batches[:1])

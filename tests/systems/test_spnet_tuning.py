@@ -39,7 +39,7 @@ def _moved(before, after) -> set[str]:
     return {path for path in before if not np.array_equal(before[path], after[path])}
 
 
-@pytest.mark.parametrize("mode", ["oc", "qc"])
+@pytest.mark.parametrize("mode", [pytest.param("oc", marks=pytest.mark.slow), "qc"])
 def test_true_boxes_only_are_the_rows_of_annotated_people(tiny, mode):
     scenes, people = two_views((3,))
     system = tiny(mode=mode, reid_gt_only=True)
@@ -69,6 +69,7 @@ def test_true_boxes_only_are_the_rows_of_annotated_people(tiny, mode):
     np.testing.assert_allclose(terms["reid"], np.mean(losses), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_re_identification_alone_leaves_the_detector_untouched(tiny):
     scenes, people = batch()
     system = tiny(reid_only=True, reid_gt_only=True)
@@ -96,7 +97,7 @@ def test_re_identification_alone_leaves_the_detector_untouched(tiny):
         "frozen",
         pytest.param("norm", marks=pytest.mark.slow),
         pytest.param("lora", marks=pytest.mark.slow),
-        "lora_linear",
+        pytest.param("lora_linear", marks=pytest.mark.slow),
     ],
 )
 def test_frozen_leaves_of_the_trunk_stay_bit_for_bit(tiny, tuning):
@@ -125,6 +126,7 @@ def test_frozen_leaves_of_the_trunk_stay_bit_for_bit(tiny, tuning):
         )
 
 
+@pytest.mark.slow
 def test_low_rank_changes_start_at_nothing_and_merge_into_the_same_model(tiny):
     scenes, people = batch()
     system, plain = tiny(backbone_tuning="lora"), tiny()
@@ -270,6 +272,7 @@ def _torchvision_file(path, widths=(8, 12, 16, 24), classifier=True):
     return tensors
 
 
+@pytest.mark.slow
 def test_a_phase_starts_from_a_weights_file_with_its_classifier(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(spnet, "build_trunk", lambda name, **options: tiny_trunk("tiny", **options))
     system = build_system("spnet", OPTIONS | {"lwf": "bce", "reid_objective": "queue", "queue_size": 16})
