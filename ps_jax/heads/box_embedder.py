@@ -88,7 +88,7 @@ class ReidProjector(nn.Module):
 
 
 def pool_boxes(
-    embedder: "BoxEmbedder | LocationEmbedder",
+    embedder: "BoxPooler | BoxEmbedder | LocationEmbedder",
     features: Float[Array, "batch height width channel"],
     boxes: Float[Array, "row 4"],
     scene: Int[Array, " row"],
@@ -133,6 +133,31 @@ def pool_boxes(
         *(pooled, embedder, features, (boxes, scene), valid, embedder.axis_name),
         independent=not (train and normalised),
     )
+
+
+class BoxPooler(nn.Module):
+    """The head of a two-stage detector: RoIAlign, a copy of the trunk's last stage, and global pooling.
+
+    Attributes:
+      last_stage: a trunk's `last_stage()`, weights of its own.
+      stride: pixels of the image per position of the map.
+      axis_name: device axis.
+    """
+
+    last_stage: nn.Module
+    stride: int = 16
+    axis_name: str | None = None
+
+    def __call__(
+        self,
+        features: Float[Array, "batch height width channel"],
+        boxes: Float[Array, "row 4"],
+        scene: Int[Array, " row"],
+        valid: Bool[Array, " row"],
+        train: bool,
+    ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
+        """See `pool_boxes`."""
+        return pool_boxes(self, features, boxes, scene, valid, train)
 
 
 class BoxEmbedder(nn.Module):

@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from kernels.nms import nms
-from ps_jax.boxes import clip_boxes, decode
+from ps_jax.boxes import clip_boxes, decode, suppress, take
 from ps_jax.heads import offset_norm, query_distances
 from ps_jax.interface import Detections, Scenes
-from ps_jax.systems._spnet_cascade import take
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -102,14 +100,14 @@ def _from_offsets(
     best = slice(None, model.detections_per_scene)
     score = jax.nn.sigmoid(logits[:, best])
     box = clip_boxes(decode(deltas[:, best], anchors[:, best]), size)
-    box, score, valid = _suppress(box, score, score > model.score_threshold, model.nms_threshold)
+    box, score, valid = _suppress(model, box, score, score > model.score_threshold)
     for step in range(1, model.num_cascade_steps + 1):
         embedding = model.embed_locations(step, pyramid, box, valid, train=False, scene=scene)
         offsets = model.offsets(step, embedding, query)
         # The score of the last step counts, even where it falls below the threshold.
         score = jax.nn.sigmoid(model.logits(step, offset_norm(offsets), valid, train=False))
         box = clip_boxes(decode(model.regression_head[step](offsets), box), size)
-        box, score, valid = _suppress(box, score, valid, model.nms_threshold)
+        box, score, valid = _suppress(model, box, score, valid)
 
     embedding = model.embed_boxes(pyramid, box, valid, train=False, scene=scene)
     return Detections(
@@ -120,13 +118,7 @@ def _from_offsets(
     )
 
 
-def _suppress(
-    box: Float[Array, "row box 4"],
-    score: Float[Array, "row box"],
-    valid: Bool[Array, "row box"],
-    threshold: float,
-) -> tuple[Float[Array, "row box 4"], Float[Array, "row box"], Bool[Array, "row box"]]:
+def _suppress(model, box, score, valid):
     """Boxes, scores and mask after non-maximum suppression, those that stand first, by falling score."""
-    kept = jax.vmap(nms, in_axes=(0, 0, 0, None))(box, score, valid, threshold)
-    order = jnp.argsort(jnp.where(kept, -score, jnp.inf), axis=1, stable=True)
+    kept, order = suppress(box, score, valid, model.nms_threshold)
     return take(box, order), take(score, order), take(kept, order)

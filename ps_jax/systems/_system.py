@@ -188,6 +188,10 @@ class System:
         """Whether training makes no sense from scratch: it needs the weights of a trained trunk."""
         return False
 
+    def trunk(self, variables: Variables) -> dict[str, PyTree]:
+        """The trunk's part of the variables: {"params"} and, where it has statistics, {"batch_stats"}."""
+        return {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+
     def with_trunk(
         self, variables: Variables, trunk: Variables, classifier: Variables | None = None
     ) -> dict[str, PyTree]:
@@ -195,7 +199,7 @@ class System:
 
         Args:
           variables: as `init` makes them.
-          trunk: {"params"} and, where the trunk has statistics, {"batch_stats"} of the trunk module alone.
+          trunk: what `trunk` returns, with other values.
           classifier: the same of the classifier behind it, for a system that has one.
         """
         parts = {"backbone": trunk, "classifier": classifier or {}}

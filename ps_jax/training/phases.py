@@ -116,7 +116,7 @@ class Phase:
             def part(part):
                 return {name: tree[part] for name, tree in variables.items() if part in tree}
 
-            trunk = load_trunk_weights(weights, self.arguments["trunk"], part("backbone"))
+            trunk = load_trunk_weights(weights, self.arguments["trunk"], self.system.trunk(variables))
             classifier = part("classifier")
             if classifier:
                 classifier = load_classifier_weights(weights, self.arguments["trunk"], classifier)

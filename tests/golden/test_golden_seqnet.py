@@ -1,0 +1,269 @@
+"""SeqNet and NAE against the authors' own code, whole model: evaluation stage by stage, one training step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_recipe import Golden, golden_order, load_golden, normalised
+from spnet_cases import padded_scenes
+
+from ps_jax.boxes import BACKGROUND
+from ps_jax.interface import People
+from ps_jax.losses.oim import normalise_rows
+from ps_jax.porting.rules import match_rules
+from ps_jax.porting.seqnet import port_seqnet, seqnet_rules
+from ps_jax.systems import build_system
+
+MODEL, LOSS = 1e-3, 1e-4
+UNLABELLED = 5555
+NAE = {"sequential": False, "match_low": 0.1}
+
+
+def system_of(golden: Golden, **options):
+    tables = {name: shape for name, shape in golden.meta["params"] if "reid_loss" in name}
+    return build_system(
+        "seqnet",
+        {
+            "num_identities": tables["roi_heads.reid_loss.lut"][0],
+            "queue_size": tables["roi_heads.reid_loss.cq"][0],
+            "order": golden_order,
+            **options,
+        },
+    )
+
+
+def _seen(collections) -> dict:
+    return {name: value[0] for name, value in collections["intermediates"].items()}
+
+
+def _per_anchor(stored: np.ndarray, numbers: int) -> np.ndarray:
+    """[1, anchors of a cell * numbers, height, width] in our order, [anchor, numbers]."""
+    return stored[0].reshape(-1, numbers, *stored.shape[2:]).transpose(2, 3, 0, 1).reshape(-1, numbers)
+
+
+def _check_rows(golden, name, value, valid, noise=0.0, relative=MODEL):
+    golden.check(name, np.asarray(value)[np.asarray(valid)], relative=relative, layout=None, noise=noise)
+
+
+def _same_set(ours: np.ndarray, stored: np.ndarray, allowed: float) -> np.ndarray:
+    """For each stored box the number of ours that lies on it; the two sets are the same."""
+    distance = np.abs(ours[None] - stored[:, None]).max(-1)
+    nearest = distance.argmin(1)
+    assert len(ours) == len(stored) == len(set(nearest))
+    assert distance.min(1).max() <= allowed
+    return nearest
+
+
+@pytest.mark.parametrize("item", ["seqnet_eval", "seqnet_eval_resized"])
+def test_seqnet_evaluation(golden_dir, item):
+    golden = load_golden(golden_dir, item)
+    system = system_of(golden)
+    variables = port_seqnet(golden.params(), system)
+    scenes = _eval_scenes(golden)
+    golden.check("input_batch", scenes.image, relative=1e-5)
+    boxes = jnp.asarray(golden.array("gt_box"))[None]
+
+    @jax.jit
+    def run(variables):
+        found, seen = system.module.apply(variables, scenes, method="detect", mutable=["intermediates"])
+        return found, seen, system.embed(variables, scenes, boxes)
+
+    found, seen, query = run(variables)
+    seen = _seen(seen)
+    noise = golden.meta["f32_vs_f64"]
+    golden.check("feat_res4", seen["features"], relative=1e-4)
+    for name, ours, numbers in (
+        ("rpn_objectness", "objectness", 1),
+        ("rpn_deltas", "proposal_deltas", 4),
+    ):
+        stored = _per_anchor(golden.array(name), numbers)
+        np.testing.assert_allclose(
+            np.asarray(seen[ours][0]).reshape(stored.shape), stored, rtol=0, atol=1e-4 * np.abs(stored).max()
+        )
+    box = 10 * noise["proposals"]  # pixels
+    place = _same_set(np.asarray(seen["proposals"][0]), golden.array("proposals"), box)
+    golden.check("prop_cls_logits", seen["first_logits"][0][place], relative=MODEL, layout=None)
+    stored = golden.array("prop_regs")[:, 4:]
+    np.testing.assert_allclose(
+        seen["first_deltas"][0][place], stored, rtol=0, atol=MODEL * np.abs(stored).max()
+    )
+    valid = np.asarray(seen["first_valid"][0])
+    place = _same_set(np.asarray(seen["first_boxes"][0])[valid], golden.array("boxes1"), box)
+    _check_rows(golden, "scores1", np.asarray(seen["first_scores"][0])[valid][place], slice(None))
+    output = jax.tree.map(lambda x: np.asarray(x[0])[valid][place], seen["reid_output"])
+    golden.check("raw_norm_logits", output.logit, relative=MODEL, layout=None)
+    golden.check("raw_embeddings", normalise_rows(output.embedding), relative=MODEL, layout=None)
+    stored = golden.array("box_regs2")[:, 4:]
+    np.testing.assert_allclose(output.deltas, stored, rtol=0, atol=MODEL * np.abs(stored).max())
+
+    golden.check("query_embedding", normalise_rows(query[0]), relative=MODEL, layout=None)
+    _check_found(golden, jax.tree.map(lambda x: np.asarray(x[0]), found))
+
+
+def _eval_scenes(golden):
+    """The scene of a file at the size it is looked at; the resized one is stored as a slice only and made here."""
+    image = golden.input("image")
+    height, width = golden.meta["hw"]
+    if image.shape[1:] != (height, width):
+        from ps_jax.layers import resize_bilinear
+
+        smaller, larger = golden.meta["cfg"]["MIN_SIZE"], golden.meta["cfg"]["MAX_SIZE"]
+        scale = min(smaller / min(image.shape[1:]), larger / max(image.shape[1:]))
+        size = tuple(int(side * scale) for side in image.shape[1:])
+        image = normalised(image).transpose(1, 2, 0)[None]
+        image = np.asarray(resize_bilinear(jnp.asarray(image), size))[0].transpose(2, 0, 1)
+        return padded_scenes([image])
+    return padded_scenes([normalised(image)])
+
+
+def _check_found(golden, found):
+    """The stored embeddings are multiplied by the score."""
+    valid = found.valid
+    stored = golden.array("det_boxes")
+    assert valid.sum() == len(stored)
+    place = _same_set(found.box[valid], stored, MODEL * np.abs(stored).max())
+    score, embedding = found.score[valid][place], normalise_rows(found.embedding[valid][place])
+    golden.check("det_scores", score, relative=MODEL, layout=None)
+    golden.check("det_embeddings", score[:, None] * embedding, relative=MODEL, layout=None)
+    assert np.all(np.diff(found.score[valid]) <= 0)
+
+
+def test_nae_evaluation(golden_dir):
+    golden = load_golden(golden_dir, "nae_eval")
+    system = system_of(golden, **NAE)
+    variables = port_seqnet(golden.params(), system)
+    scenes = _eval_scenes(golden)
+    boxes = jnp.asarray(golden.array("gt_box"))[None]
+
+    @jax.jit
+    def run(variables):
+        found, seen = system.module.apply(variables, scenes, method="detect", mutable=["intermediates"])
+        return found, seen, system.embed(variables, scenes, boxes)
+
+    found, seen, query = run(variables)
+    seen = _seen(seen)
+    place = _same_set(np.asarray(seen["proposals"][0]), golden.array("proposals"), 5e-3)
+    output = jax.tree.map(lambda x: np.asarray(x[0])[place], seen["reid_output"])
+    golden.check("norm_logits", output.logit[:, None], relative=MODEL, layout=None)
+    golden.check("norms", np.linalg.norm(output.embedding, axis=1)[:, None], relative=MODEL, layout=None)
+    golden.check("query_embedding", normalise_rows(query[0]), relative=MODEL, layout=None)
+    _check_found(golden, jax.tree.map(lambda x: np.asarray(x[0]), found))
+
+
+def _training_batch(golden, spare_slots=1):
+    count = len(golden.meta["sizes"])
+    scenes = padded_scenes([normalised(golden.input(f"image{i}")) for i in range(count)])
+    slots = max(len(golden.array(f"boxes{i}")) for i in range(count)) + spare_slots
+    box = np.zeros((count, slots, 4), np.float32)
+    identity = np.full((count, slots), -1, np.int32)
+    valid = np.zeros((count, slots), bool)
+    for i in range(count):
+        labels = golden.array(f"labels{i}")
+        n = len(labels)
+        box[i, :n], valid[i, :n] = golden.array(f"boxes{i}"), True
+        identity[i, :n] = np.where(labels == UNLABELLED, -1, labels - 1)
+    person = np.where(identity >= 0, identity, 10_000 + np.arange(identity.size).reshape(identity.shape))
+    return scenes, People(*map(jnp.asarray, (box, identity, person.astype(np.int32), valid)))
+
+
+def _step(golden, system):
+    variables = port_seqnet(golden.params(), system)
+    scenes, people = _training_batch(golden)
+
+    def total(params, rest):
+        terms, changed = system.module.apply(
+            {"params": params, **rest},
+            scenes,
+            people,
+            method="losses",
+            rngs={"sampling": jax.random.key(0)},
+            mutable=["batch_stats", "memory", "intermediates"],
+        )
+        return sum(terms.values()), (terms, changed)
+
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    gradients, (terms, changed) = jax.jit(jax.grad(total, has_aux=True))(variables["params"], rest)
+    return variables, gradients, terms, changed
+
+
+TERMS = {
+    "loss_rpn_cls": "proposal_classification",
+    "loss_rpn_reg": "proposal_regression",
+    "loss_proposal_cls": "first_classification",
+    "loss_proposal_reg": "first_regression",
+    "loss_box_cls": "classification",
+    "loss_box_reg": "regression",
+    "loss_box_reid": "reid",
+    "loss_objectness": "proposal_classification",
+    "loss_rpn_box_reg": "proposal_regression",
+    "loss_detection": "classification",
+    "loss_reid": "reid",
+}
+
+
+def _check_terms(golden, terms):
+    for name, ours in TERMS.items():
+        if name in golden.meta["losses"]:
+            if golden.item.startswith("nae") and name == "loss_box_reg":
+                ours = "regression"
+            np.testing.assert_allclose(terms[ours], golden.meta["losses"][name], rtol=LOSS, err_msg=name)
+
+
+def _torch_gradients(golden, gradients, sequential):
+    """Gradients under the names of the checkpoint."""
+    from flax import traverse_util
+
+    flat = traverse_util.flatten_dict(gradients, sep="/")
+    names = [name for name, _ in golden.meta["params"]]
+    rules = match_rules(names, seqnet_rules(sequential))
+    return {
+        name: np.asarray(flat[rule.ours.removeprefix("params/")])
+        for name, rule in rules.items()
+        if rule.ours and rule.ours.startswith("params/")
+    }
+
+
+def test_nae_training(golden_dir):
+    golden = load_golden(golden_dir, "nae_train")
+    system = system_of(golden, **NAE)
+    _, gradients, terms, changed = _step(golden, system)
+    sampled = _seen(changed)["sampled"]
+    for i in range(2):
+        np.testing.assert_allclose(sampled.box[i], golden.array(f"sampled_boxes{i}"), rtol=0, atol=5e-3)
+    _check_terms(golden, terms)
+    ours = _torch_gradients(golden, gradients, sequential=False)
+    for name, norm in golden.meta["grad_l2"].items():
+        if name in ours:
+            np.testing.assert_allclose(np.linalg.norm(ours[name]), norm, rtol=1e-2, err_msg=name)
+
+
+def test_seqnet_training(golden_dir):
+    golden = load_golden(golden_dir, "seqnet_train")
+    system = system_of(golden)
+    variables, gradients, terms, changed = _step(golden, system)
+    seen = _seen(changed)
+    for i in range(2):
+        labels = np.asarray(seen["anchor_matched"][i])
+        stored = golden.array(f"rpn_labels{i}")
+        np.testing.assert_array_equal(np.where(labels >= 0, 1, np.where(labels == BACKGROUND, 0, -1)), stored)
+        for name, ours in (("pos", "positive"), ("neg", "negative")):
+            (index,) = np.nonzero(np.asarray(seen[f"anchor_{ours}"][i]))
+            np.testing.assert_array_equal(index, np.sort(golden.array(f"rpn_{name}_idx{i}")))
+        exists = np.asarray(seen["proposals_exist"][i])
+        _same_set(np.asarray(seen["proposals"][i])[exists], golden.array(f"proposals{i}"), 5e-3)
+        for stage, sampled in ((1, seen["first_sampled"]), (2, seen["sampled"])):
+            np.testing.assert_allclose(
+                sampled.box[i], golden.array(f"stage{stage}_boxes{i}"), rtol=0, atol=2e-2
+            )
+            pids = golden.array(f"stage{stage}_pids{i}")
+            np.testing.assert_array_equal(np.asarray(sampled.positive[i]), pids > 0)
+            identity = np.where(sampled.positive[i], sampled.identity[i], -2)
+            expected = np.where(pids == 0, -2, np.where(pids == UNLABELLED, -1, pids - 1))
+            np.testing.assert_array_equal(identity, expected)
+    _check_terms(golden, terms)
+    assert changed["memory"]["queue_header"] == golden.meta["header_cq_after"]
+    ours = _torch_gradients(golden, gradients, sequential=True)
+    for name, norm in golden.meta["grad_l2"].items():
+        np.testing.assert_allclose(np.linalg.norm(ours[name]), norm, rtol=1e-2, err_msg=name)
+    total = np.sqrt(sum(np.sum(np.square(g)) for n, g in ours.items() if n in golden.meta["grad_l2"]))
+    np.testing.assert_allclose(total, golden.meta["total_norm_before_clip"], rtol=5e-3)
