@@ -78,7 +78,8 @@ def choose_proposals(
     box = decode(take(deltas, best), anchors[best])
     box = clip_boxes(box, size)
     # One scene after the other: the overlaps of all pairs are the largest array of the whole system.
-    kept = jax.lax.map(lambda row: nms(*row, nms_threshold), (box, score, large_enough(box, LEAST_SIDE)))
+    rows = (box, score, large_enough(box, LEAST_SIDE))
+    kept = jax.lax.map(lambda row: nms(row[0], row[1], row[2], nms_threshold), rows)
     order = jnp.argsort(~kept, axis=1, stable=True)[:, :after_nms]
     valid = take(kept, order)
     box = take(box, order)

@@ -1,7 +1,7 @@
 """The two re-identification heads of the SeqNet family, behind one interface.
 
-Each takes what is pooled before and after the last stage, and returns an embedding, a logit of there being a person, and
-box deltas.
+Each takes what is pooled before and after the last stage, and returns an embedding, a logit of there being a person,
+and box deltas.
 """
 
 from typing import NamedTuple
