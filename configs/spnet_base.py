@@ -31,6 +31,15 @@ def check_dataset(dataset: str) -> None:
         )
 
 
+def check_searchable(dataset: str) -> None:
+    """Raises ConfigError for a data set that is for pre-training alone."""
+    if dataset in PRETRAINING:
+        raise ConfigError(
+            f"{dataset} is for pre-training alone, nobody in it is seen twice; use spnet_qc.py:{dataset} or "
+            f"spnet_oc.py:{dataset}, and start another run from the result by --config.pretrained=WORKDIR"
+        )
+
+
 def base(dataset: str, large: bool = False) -> ConfigDict:
     """Everything but the phases, for one of `DATASETS`; SPNet-L with `large`, else SPNet-S.
 

@@ -137,7 +137,7 @@ def evaluate(
         }
     results["detection"] = _detection_numbers(case, detections)
     results["sizes"] = _galleries_by_size(tasks)
-    results["settings"] = settings.printed
+    results["settings"] = settings.printed | _model_settings(system)
     results["versions"] = _versions() | dict(provenance or {})
     print(format_table(results))
     if out_dir is not None:
@@ -153,6 +153,22 @@ def evaluate(
             pictures=settings.pictures,
         )
     return results
+
+
+def _model_settings(system: Any) -> dict[str, Any]:
+    """The options of a system's module that change what it finds, as far as it has them."""
+    names = (
+        "nms_threshold",
+        "first_nms_threshold",
+        "detections_per_scene",
+        "top_anchors",
+        "query_top_anchors",
+    )
+    module = system.module
+    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if hasattr(module, "dtype"):
+        found["precision"] = np.dtype(module.dtype or np.float32).name
+    return found
 
 
 def check_evaluation(source: Any, config: ConfigDict | Mapping[str, Any], *, partition: str = "test") -> None:

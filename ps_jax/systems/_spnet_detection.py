@@ -100,21 +100,23 @@ def _from_offsets(
 
     size = jnp.asarray(scenes.size)[scene]
     best = slice(None, model.detections_per_scene)
-    score = jax.nn.sigmoid(logits[:, best])
     box = clip_boxes(decode(deltas[:, best], anchors[:, best]), size)
-    box, score, valid = _suppress(box, score, score > model.score_threshold, model.nms_threshold)
+    # Logits tell apart what scores close to 1 do not.
+    logits = logits[:, best]
+    valid = jax.nn.sigmoid(logits) > model.score_threshold
+    box, logits, valid = _suppress(box, logits, valid, model.nms_threshold)
     for step in range(1, model.num_cascade_steps + 1):
         embedding = model.embed_locations(step, pyramid, box, valid, train=False, scene=scene)
         offsets = model.offsets(step, embedding, query)
         # The score of the last step counts, even where it falls below the threshold.
-        score = jax.nn.sigmoid(model.logits(step, offset_norm(offsets), valid, train=False))
+        logits = model.logits(step, offset_norm(offsets), valid, train=False)
         box = clip_boxes(decode(model.regression_head[step](offsets), box), size)
-        box, score, valid = _suppress(box, score, valid, model.nms_threshold)
+        box, logits, valid = _suppress(box, logits, valid, model.nms_threshold)
 
     embedding = model.embed_boxes(pyramid, box, valid, train=False, scene=scene)
     return Detections(
         box=jnp.where(valid[..., None], box, 0.0),
-        score=jnp.where(valid, score, 0.0),
+        score=jnp.where(valid, jax.nn.sigmoid(logits), 0.0),
         embedding=jnp.where(valid[..., None], embedding, 0.0),
         valid=valid,
     )

@@ -57,6 +57,11 @@ class System:
         options = {name: value for name, value in options.items() if name not in ("parent", "name")}
         return type(self)(options | model)
 
+    def in_parts(self, count: int) -> "System":
+        """The system for a step that takes its batch in `count` micro-batches; the same unless it counts in batches."""
+        del count
+        return self
+
     @property
     def search_mode(self) -> str:
         """How the system is searched with: "oc", everybody found at once, or "qc", query by query."""

@@ -155,6 +155,8 @@ def prepare_phase(
     dtype = compute_dtype(config.precision)
     system = build(config.system, arguments | {"dtype": dtype, "axis_name": None})
     in_step = build(config.system, arguments | {"dtype": dtype, "axis_name": AXIS_NAME})
+    if micro_batches(settings) > 1:
+        in_step = in_step.in_parts(micro_batches(settings))
 
     # Variables
     batch = next(iter(source.train_batches(settings, config.seed)))

@@ -109,14 +109,17 @@ class _Dropped(nn.Module):
         self.depth, self.linear = StochasticDepth(0.5), Linear(3)
 
     def __call__(self, shared, x, valid, train=True, independent=True):
-        def work(module, shared, x, valid):
-            return {"y": module.linear(module.depth(jnp.sin(x * shared), train))}
+        def work(module, shared, rows, valid):
+            x, number = rows
+            return {"y": module.linear(module.depth(jnp.sin(x * shared), train, number))}
 
-        return apply_to_existing_rows(work, self, shared, x, valid, independent=independent)["y"]
+        rows = (x, jnp.arange(x.shape[0]))
+        return apply_to_existing_rows(work, self, shared, rows, valid, independent=independent)["y"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
 def test_chunks_of_existing_rows_equal_work_on_all(count):
+    """Stochastic depth draws by the number of a row, so that it does not matter in which chunk the row is."""
     total = 70
     rng = np.random.default_rng(count)
     valid = np.zeros(total, bool)
@@ -128,7 +131,8 @@ def test_chunks_of_existing_rows_equal_work_on_all(count):
     variables = module.init(keys, shared, x, valid)
 
     def run(variables, shared, independent):
-        y = module.apply(variables, shared, x, valid, False, independent)
+        rngs = {"stochastic_depth": jax.random.key(5)}
+        y = module.apply(variables, shared, x, valid, True, independent, rngs=rngs)
         return (y * jnp.arange(1.0, 4.0)).mean() + (y**2).mean(), y
 
     both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True), static_argnums=2)

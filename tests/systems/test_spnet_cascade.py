@@ -273,3 +273,22 @@ def test_a_batch_with_another_number_of_anchors_than_stated_is_refused(tiny):
             jax.eval_shape(system.losses, system.template, scenes, people, jax.random.key(0))
         system = tiny(anchors_per_batch=32 if options["mode"] == "oc" else 48, **options)
         jax.eval_shape(system.losses, system.template, scenes, people, jax.random.key(0))
+
+
+def test_micro_batches_share_the_pairs_and_anchors_of_the_batch(tiny):
+    scenes, people = batch()
+    half = jax.tree.map(lambda x: x[:1], (scenes, people))
+    paths = {
+        "oc": tiny(mode="oc", samples_per_image=16, anchors_per_batch=32),
+        "qc": tiny(mode="qc", samples_per_pair=8, anchors_per_batch=48),
+    }
+    for system in paths.values():
+        part = system.in_parts(2)
+        assert part.module.anchors_per_batch == system.module.anchors_per_batch // 2
+        jax.eval_shape(part.losses, part.template, *half, jax.random.key(0))
+    assert paths["qc"].in_parts(2).module.pairs_per_batch == 3
+    assert paths["oc"].in_parts(2).module.pairs_per_batch == 6  # not used there
+    with pytest.raises(
+        ConfigError, match=r"pairs_per_batch is 6, which 4 micro-batches \(accumulate_steps\)"
+    ):
+        paths["qc"].in_parts(4)
