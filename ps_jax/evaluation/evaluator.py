@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import ps_jax
 from input_pipeline.scenes import UNKNOWN, Query, Split
 from ps_jax.errors import ConfigError
-from ps_jax.evaluation.cbgm import ContextMatching, context_rows
+from ps_jax.evaluation.cbgm import ContextMatching, context_features
 from ps_jax.evaluation.detection import DetectionResult, evaluate_detection
 from ps_jax.evaluation.inference import (
     CompiledSystem,
@@ -194,18 +194,10 @@ def _answers(
     rows = similarity_rows(vectors, feature)
     for query, items, vector, row in zip(task.queries, task.items, vectors, rows, strict=True):
         if context is not None:
-            around = _context(query, vector, table, case)
+            place = case.split.positions[query.scene]
+            around = context_features(vector, query.box, table, place, context.k2, settings.branches)
             row = context.rematch(items, table, row, feature, around)
         yield table, row
-
-
-def _context(query: Query, vector: np.ndarray, table: DetectionTable, case: _Case) -> np.ndarray:
-    """Unit features of the query and of the others detected in its scene, by descending score."""
-    rows = table.rows(case.split.positions[query.scene])
-    others = context_rows(np.array(query.box, np.float64), table.box[rows])
-    embedding = table.embedding[rows][others]
-    order = np.argsort(-table.score[rows][others], kind="stable")
-    return np.concatenate([vector[None], unit_rows(embedding[order], case.settings.branches)])
 
 
 def _true_box_answers(case: _Case, task: SearchTask) -> Iterator[tuple[DetectionTable, np.ndarray]]:
