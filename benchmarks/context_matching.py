@@ -2,9 +2,9 @@
 
     python -m benchmarks.context_matching [--sizes 100,500,1000,2000,4000] [--k1 10] [--k2 3] [--rounds N]
 
-Detections are made up, about six a scene with features of length 256, and somebody looks like the query in a few scenes.
-Timed are the similarities to all detections of the gallery and the ranking, without the matching and with it, in turns
-on one thread. The paper's times hold the network's pass over the query's scene too, so only the difference compares.
+Detections are made up, about six a scene with features of length 256; a few scenes show the query's person in company.
+Timed are the similarities to all detections of the gallery and the ranking, without the matching and with it, in
+turns. The paper's times hold the network's pass over the query's scene too, so only the difference compares.
 """
 
 import argparse
@@ -31,7 +31,14 @@ WIDTH = 256
 PEOPLE = (3, 9)  # fewest and most detections of a scene, six on average
 SHOWN = 4  # scenes of a gallery that show the query's person, about CUHK-SYSU's share
 PAPER = {100: 2, 500: 2, 1000: 2, 2000: 2, 4000: 1}  # ms that CBGM adds in SeqNet's table 5
-HEAD = ("scenes", "detections", "search, ms a query", "with CBGM", "CBGM adds, ms (lowest - highest)", "paper adds, ms")
+HEAD = (
+    "scenes",
+    "detections",
+    "search, ms a query",
+    "with CBGM",
+    "CBGM adds, ms (lowest - highest)",
+    "paper adds, ms",
+)
 
 
 class Made(NamedTuple):
