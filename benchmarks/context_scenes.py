@@ -111,7 +111,8 @@ def draw(camera: Camera, people: Sequence[Placed]) -> Drawn:
     """Draws people who do not hide each other."""
     height, width = SIZE
     picture = camera.backdrop.copy()
-    bodies, boxes = [], []
+    bodies: list[np.ndarray] = []
+    boxes: list[Box] = []
     for person in people:
         row = int(camera.view.row(240 * person.tall))
         tall = camera.view.metre(row) * person.look.stature / 100
@@ -122,7 +123,7 @@ def draw(camera: Camera, people: Sequence[Placed]) -> Drawn:
         there, own = sprite.window(height, width)
         body[there] = sprite.mask[own]
         rows, columns = np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
-        boxes.append(tuple(map(float, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))))
+        boxes.append((float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0))
         bodies.append(body)
     picture = camera.expose(picture, 256, np.random.default_rng(0))
     features = [color_histogram(picture[body][:, None], BINS) for body in bodies]
