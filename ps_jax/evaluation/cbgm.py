@@ -90,12 +90,15 @@ class ContextMatching:
         similarity = similarity[rows]
         if self.candidates == "detections":
             first = first_rows(similarity, self.k1)
-            scenes = listed[np.searchsorted(bounds, first, side="right") - 1].tolist()
-        else:
-            occupied = np.flatnonzero(np.diff(bounds))  # of an empty scene there is no most similar detection
-            best = np.maximum.reduceat(similarity, bounds[occupied]) if len(occupied) else similarity
-            scenes = listed[occupied[np.argsort(-best, kind="stable")]].tolist()
-        return list(dict.fromkeys(scenes))[: self.k1]
+            return list(dict.fromkeys(listed[np.searchsorted(bounds, first, side="right") - 1].tolist()))
+        occupied = np.flatnonzero(np.diff(bounds))  # an empty scene has no most similar detection
+        best = np.maximum.reduceat(similarity, bounds[occupied]) if len(occupied) else similarity
+        count = self.k1
+        while True:
+            scenes = list(dict.fromkeys(listed[occupied[first_rows(best, count)]].tolist()))
+            if len(scenes) >= self.k1 or count >= len(best):
+                return scenes[: self.k1]
+            count *= 2  # some scenes are listed twice
 
 
 def best_matching(
