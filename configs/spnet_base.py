@@ -93,7 +93,12 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
             "cross_camera": False,
             "min_frame_gap": 0,
             "true_boxes": True,
-            "cbgm": {"k1": 0, "k2": 0, "candidates": "detections"},  # k1 = k2 = 0: off
+            "cbgm": {
+                "k1": 0,
+                "k2": 0,
+                "candidates": "detections",
+            },  # k1 = k2 = 0: off; "scenes" as in the paper
+            "cbgm_grid": {"k1": (), "k2": ()},  # pairs to compare, on the same detections
             "batch_size": 1,
             "query_chunk": 16,  # queries searched at a time in mode "qc"
             "pictures": 20,
