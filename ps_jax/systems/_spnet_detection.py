@@ -26,9 +26,8 @@ def detect(model: "SPNet", scenes: Scenes) -> Detections:
     Returns:
       Arrays [B, detections_per_scene, ...].
     """
-    pyramid = model.features(scenes, train=False)
+    pyramid, anchor_embedding = model.look(scenes)
     anchors = model.anchors(scenes, pyramid)
-    anchor_embedding = model.anchor_embedder(pyramid)
     best = _best(model, offset_norm(model.offsets(0, anchor_embedding)), model.top_anchors)
     offsets = model.offsets(0, jnp.take_along_axis(anchor_embedding, best[..., None], axis=1))
     scene = jnp.arange(best.shape[0])
@@ -38,20 +37,25 @@ def detect(model: "SPNet", scenes: Scenes) -> Detections:
     return _from_offsets(model, pyramid, scenes, scene, anchors[best], offsets)
 
 
-def find(model: "SPNet", scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
+def find(
+    model: "SPNet",
+    scenes: Scenes,
+    queries: Float[Array, "query dimension"],
+    pyramid: dict[str, Array],
+    anchor_embedding: Float[Array, "batch anchor dimension"],
+) -> Detections:
     """Query-centric search: looks for each query in each scene.
 
     Args:
       model: the bound module.
       scenes: B scenes.
       queries: Q embeddings of people as `embed_queries` makes them.
+      pyramid, anchor_embedding: of the scenes.
 
     Returns:
       Arrays [B, Q, query_top_anchors, ...].
     """
-    pyramid = model.features(scenes, train=False)
     anchors = model.anchors(scenes, pyramid)
-    anchor_embedding = model.anchor_embedder(pyramid)
     batch, count = anchor_embedding.shape[0], queries.shape[0]
     scene = jnp.repeat(jnp.arange(batch), count)
     query = jnp.tile(queries.astype(jnp.float32), (batch, 1))

@@ -359,10 +359,22 @@ class SPNet(nn.Module):
         """Finds everybody (object-centric path): arrays [B, detections_per_scene, ...]."""
         return _spnet_detection.detect(self, scenes)
 
-    def find(self, scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
+    def look(self, scenes: Scenes) -> tuple[dict[str, Array], Float[Array, "batch anchor dimension"]]:
+        """What a search looks at whatever it looks for: feature pyramid and anchor embeddings."""
+        pyramid = self.features(scenes, train=False)
+        return pyramid, self.anchor_embedder(pyramid)
+
+    def find(
+        self,
+        scenes: Scenes,
+        queries: Float[Array, "query dimension"],
+        looked: tuple[dict[str, Array], Array] | None = None,
+    ) -> Detections:
         """Finds each query's person (query-centric path): arrays [B, Q, query_top_anchors, ...]."""
         self._check_queries()
-        return _spnet_detection.find(self, scenes, queries)
+        return _spnet_detection.find(
+            self, scenes, queries, *(self.look(scenes) if looked is None else looked)
+        )
 
     def embed(
         self, scenes: Scenes, boxes: Float[Array, "batch box 4"]
