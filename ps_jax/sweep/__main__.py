@@ -4,11 +4,12 @@
                            [--only ROW ...] [--config.x.y=value ...]
     python -m ps_jax.sweep configs/tables/spnet_table8.py --list
 
-The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set
-(--config.data.dir=PATH) at the paper's size. Every run is a process with a work directory and a log of its own. The
-same command goes on where it ended: finished runs are not run again, nor are rows that another table has run with the
-same arguments; two tables may run at the same time. Exit code 1: a run failed, 2: something the user
-can mend (one message on stderr), 130 after Ctrl-C and 143 after SIGTERM (the running state was saved first).
+The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set at the
+paper's size, from data/prw (a table without pre-training also by --config.data.dir=PATH). Every run is a process
+with a work directory and a log of its own. The same command goes on where it ended: finished runs are not run again,
+nor are rows that another table has run with the same arguments; two tables may run at the same time. Exit code 1: a
+run failed, 2: something the user can mend (one message on stderr), 130 after Ctrl-C and 143 after SIGTERM (the running
+state was saved first).
 """
 
 import argparse
@@ -71,6 +72,13 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         weights=os.path.abspath(options.weights) if options.weights else "",
         command=shlex.join(["python", "-m", "ps_jax.sweep", *arguments]),
     )
+    datasets = sorted({row.config.partition(":")[2] for row, _ in sweep.runs()})
+    for argument in passed:
+        if argument.startswith("--config.data.") and len(datasets) > 1:
+            raise ConfigError(
+                f"{argument} would change every row, but these are trained on {' and '.join(datasets)}: each is looked "
+                "for in data/ under its name; put it, or a link to it, there"
+            )
     return sweep, options.list
 
 
