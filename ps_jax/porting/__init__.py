@@ -19,6 +19,7 @@ from ps_jax.porting.swin import solider_swin_stage_rules as solider_swin_stage_r
 from ps_jax.porting.swin import swin_rules as swin_rules
 from ps_jax.porting.swin import swin_stage_rules as swin_stage_rules
 from ps_jax.porting.tensors import read_tensors as read_tensors
+from ps_jax.porting.torch_files import read_state_dict as read_state_dict
 from ps_jax.porting.trunks import convnext_rules as convnext_rules
 from ps_jax.porting.trunks import convnext_stage_rules as convnext_stage_rules
 from ps_jax.porting.trunks import load_trunk_weights as load_trunk_weights
