@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ps_jax.errors import PortingError
+from ps_jax.porting.published import is_published, published_weights
 from ps_jax.porting.torch_files import read_state_dict
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
@@ -22,7 +23,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
       path: a .npz file, a .safetensors file (needs the package `safetensors`), or a .pth, .pt or .ckpt file that
-        `torch.save` wrote. None of them needs PyTorch, and nothing in them is executed.
+        `torch.save` wrote. None of them needs PyTorch, and nothing in them is executed. Or the name of weights in
+        `ps_jax.porting.published.PUBLISHED`.
 
     Returns:
       The arrays by the name they have in the file, in the file's order; without a prefix of `WRAPPERS` that all of
@@ -30,8 +32,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       PortingError: if the file is missing, of another kind, or damaged.
+      ConfigError: if there are no published weights of that name.
     """
-    path = Path(path)
+    path = published_weights(str(path)) if is_published(path) else Path(path)
     if path.suffix not in SUFFIXES:
         raise PortingError(f"Cannot read weights from {path}: known are {', '.join(SUFFIXES)} files.")
     if not path.is_file():
