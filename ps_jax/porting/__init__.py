@@ -4,6 +4,7 @@ from ps_jax.porting.classifiers import classifier_rules as classifier_rules
 from ps_jax.porting.classifiers import load_classifier_weights as load_classifier_weights
 from ps_jax.porting.classifiers import port_classifier as port_classifier
 from ps_jax.porting.rules import Rule as Rule
+from ps_jax.porting.rules import Transform as Transform
 from ps_jax.porting.rules import batch_norm_rules as batch_norm_rules
 from ps_jax.porting.rules import convolution_kernel as convolution_kernel
 from ps_jax.porting.rules import convolution_rules as convolution_rules
@@ -14,6 +15,7 @@ from ps_jax.porting.rules import linear_kernel as linear_kernel
 from ps_jax.porting.rules import linear_rules as linear_rules
 from ps_jax.porting.rules import match_rules as match_rules
 from ps_jax.porting.rules import port_tensors as port_tensors
+from ps_jax.porting.rules import restore_tensors as restore_tensors
 from ps_jax.porting.swin import solider_swin_rules as solider_swin_rules
 from ps_jax.porting.swin import solider_swin_stage_rules as solider_swin_stage_rules
 from ps_jax.porting.swin import swin_rules as swin_rules

@@ -82,22 +82,26 @@ class Pickle:
           Exception: of any type, for a malformed pickle.
         """
         self._position, self._end = position, min(len(self._data), position + LARGEST_PICKLE)
+        self._frame_end = position
         self._stack: list[Any] = []
         self._marks: list[_Mark] = []
         self._memo: dict[int, Any] = {}
         while True:
             if self._position >= self._end:
                 raise Refused("a pickle that is cut off")
-            code = self._data[self._position]
+            begin, frame_end = self._position, self._frame_end
+            code = self._data[begin]
             self._position += 1
             if code == ord("."):
-                if self._marks or len(self._stack) != 1:
+                if self._marks or len(self._stack) != 1 or self._position < self._frame_end:
                     raise Refused("a pickle that ends in the middle of a value")
                 return self._stack[0], self._position
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:
                 raise Refused(f"pickle instruction 0x{code:02x}, which PyTorch does not write")
             instruction(self)
+            if begin < frame_end < self._position:
+                raise Refused("an instruction that reaches over the end of its frame")
 
     # Reading
 
@@ -199,6 +203,13 @@ class Pickle:
         if not isinstance(self._stack[-1], (Opaque, Dictionary)):
             raise Refused(f"state for a {type(self._stack[-1]).__name__}")
 
+    def _begin_frame(self) -> None:
+        """A frame says how much can be read at once; here it only must not end elsewhere than it says."""
+        if self._position < self._frame_end:
+            raise Refused("a frame in a frame")
+        length = self._number(_LONG_LENGTH)
+        self._frame_end = self._position + length
+
     def _check_protocol(self) -> None:
         protocol = self._take(1)[0]
         if protocol > 5:
@@ -231,7 +242,7 @@ _INSTRUCTIONS: dict[int, Callable[[Pickle], Any]] = {
     for code, instruction in {
         # The pickle itself
         "\x80": Pickle._check_protocol,
-        "\x95": lambda m: m._take(8),  # length of a frame, a hint for files
+        "\x95": Pickle._begin_frame,
         # The stack and the memo
         "(": Pickle._mark,
         "0": Pickle._pop,
