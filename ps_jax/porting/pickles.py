@@ -192,10 +192,16 @@ class Pickle:
         else:
             self._stack.append(Opaque(str(maker)))
 
-    def _make_with_names(self) -> None:
+    def _make_object(self, arguments: Any, maker: Any) -> None:
+        """An object of a class: PyTorch makes all that is read here by functions and by calls of classes."""
+        if not isinstance(arguments, tuple) or not isinstance(maker, Global | Opaque):
+            raise Refused(f"an object of a {type(maker).__name__}")
+        self._stack.append(Opaque(maker.maker if isinstance(maker, Opaque) else str(maker)))
+
+    def _make_object_with_names(self) -> None:
         if not isinstance(self._stack.pop(), dict):
             raise Refused("named arguments that are not a dictionary")
-        self._make(self._stack.pop(), self._stack.pop())
+        self._make_object(self._stack.pop(), self._stack.pop())
 
     def _build(self) -> None:
         """State of an object: PyTorch gives it to ordered dictionaries (`_metadata`) and to classes not read."""
@@ -291,8 +297,8 @@ _INSTRUCTIONS: dict[int, Callable[[Pickle], Any]] = {
         "c": lambda m: m._push_name(m._line(), m._line()),
         "\x93": lambda m: m._push_name(*[m._stack.pop(), m._stack.pop()][::-1]),
         "R": lambda m: m._make(m._stack.pop(), m._stack.pop()),
-        "\x81": lambda m: m._make(m._stack.pop(), m._stack.pop()),
-        "\x92": Pickle._make_with_names,
+        "\x81": lambda m: m._make_object(m._stack.pop(), m._stack.pop()),
+        "\x92": Pickle._make_object_with_names,
         "b": Pickle._build,
         "Q": lambda m: m._stack.append(m._persistent(m._stack.pop())),
     }.items()

@@ -12,6 +12,7 @@ not fit are all collected and raised in one error. What a checkpoint holds but w
 by a rule with `ours=None`. Several names for one variable (aliases of one tensor in PyTorch) must hold equal values.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ from flax import traverse_util
 from ps_jax.errors import PortingError
 
 
-class Transform(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Transform:
     """What becomes of a tensor's axes, and the way back.
 
     Attributes:

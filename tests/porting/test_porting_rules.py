@@ -122,7 +122,7 @@ def test_aliases_with_equal_values_are_one():
     variables = port_tensors(tensors, rules, TEMPLATE)
     np.testing.assert_array_equal(variables["params"]["head"]["kernel"], tensors["fc.weight"].T)
     for different in (tensors["fc.weight"] + 1, np.zeros((3, 3)), np.zeros(4)):
-        with pytest.raises(PortingError, match="alias.fc.weight .* already filled by fc.weight"):
+        with pytest.raises(PortingError, match=r"alias\.fc\.weight .* already filled by fc\.weight"):
             port_tensors(tensors | {"alias.fc.weight": different}, rules, TEMPLATE)
 
 
