@@ -37,12 +37,10 @@ def names_and_shapes(golden_dir, item):
 @pytest.fixture(scope="module")
 def checkpoint(golden_dir, tmp_path_factory):
     """A file of SPNet-S as PyTorch Lightning names its tensors, and the tensors without that prefix."""
+    golden = load_golden(golden_dir, "spnet_s_convnext_tiny_eval")
     rng = np.random.default_rng(0)
-    tensors = {}
-    for name, shape in names_and_shapes(golden_dir, "spnet_s_convnext_tiny_eval").items():
-        tensors[name] = rng.standard_normal(shape.shape, np.float32) * 0.02
-        if shape.dtype == np.int64:
-            tensors[name] = np.asarray(rng.integers(100, size=shape.shape))
+    counters = {name: np.asarray(rng.integers(100, size=shape)) for name, shape in golden.meta["untouched"]}
+    tensors = golden.params() | counters
     path = tmp_path_factory.mktemp("checkpoint") / "epoch=29.ckpt"
     write_torch_file(path, {f"model.{name}": tensor for name, tensor in tensors.items()})
     return path, tensors
@@ -225,11 +223,14 @@ def test_other_trunks_are_named(golden_dir):
         "spnet_l_resnet50_eval",
         pytest.param("spnet_s_swin_b_eval", marks=pytest.mark.slow),
         pytest.param("spnet_l_convnext_base_eval", marks=pytest.mark.slow),
+        pytest.param("spnet_qcmoco_s_convnext_tiny_train", marks=pytest.mark.slow),
     ],
 )
 def test_variables_trained_here_have_all_names_of_the_authors_module(golden_dir, item):
     wanted = names_and_shapes(golden_dir, item)
-    system = build_system("spnet", spnet_options(wanted))
+    if item.startswith("spnet_qcmoco"):  # the queue of pre-training is not carried, either way
+        wanted = {name: x for name, x in wanted.items() if not name.startswith("head.reid_loss.")}
+    system = build_system("spnet", {"num_identities": 1} | spnet_options(wanted))
     variables = jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), system.template
     )
@@ -329,7 +330,7 @@ def test_a_ported_checkpoint_is_evaluated_and_fine_tuned(checkpoint, tmp_path):
     run("eval.py", "--workdir", tmp_path / "ported", "--out", tmp_path / "evaluation")
     measured = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert 0.0 <= measured["detection"]["recall"] <= 1.0
-    assert "epoch=29.ckpt" in measured["provenance"]["pretrained"]
+    assert "epoch=29.ckpt" in measured["versions"]["pretrained"]
     run(
         *("train.py", *config, "--workdir", tmp_path / "tuned", f"--config.pretrained={tmp_path / 'ported'}"),
         *("--config.finetune.crop=96", "--config.finetune.batch_size=4", "--config.finetune.epochs=0.5"),
