@@ -220,6 +220,16 @@ def restore_tensors(
     return restored
 
 
+def with_batch_counters(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Restored tensors with the counter of batches that every batch normalisation of PyTorch's has; 0 here."""
+    counters = {
+        f"{name.removesuffix('running_mean')}num_batches_tracked": np.zeros((), np.int64)
+        for name in tensors
+        if name.endswith(".running_mean")
+    }
+    return {**tensors, **counters}
+
+
 def _names_of(paths: Iterable[str], rules: Iterable[Rule]) -> list[str]:
     """Names in the checkpoint of our variables: for each the first rule that leads to it."""
     table = [(_pattern(rule.ours), rule.torch) for rule in rules if rule.ours is not None]

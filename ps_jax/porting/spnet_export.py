@@ -6,7 +6,7 @@ import numpy as np
 
 from ps_jax.backbones.window_attention import log_spaced_offsets, relative_position_index
 from ps_jax.errors import PortingError
-from ps_jax.porting.rules import Rule
+from ps_jax.porting.rules import Rule, with_batch_counters
 from ps_jax.porting.spnet import momentum_encoder_rules, spnet_rules
 from ps_jax.systems import System
 
@@ -53,12 +53,10 @@ def complete_spnet(tensors: Mapping[str, np.ndarray], system: System) -> dict[st
             "SPNet with a SOLIDER trunk cannot be written from scratch: its PyTorch module holds, unused, the whole "
             "network in every box embedder. Only a work directory that was ported from a checkpoint can be."
         )
-    complete = dict(tensors)
+    complete = with_batch_counters(tensors)
     for name in tensors:
         prefix, _, leaf = name.rpartition(".")
-        if leaf == "running_mean":
-            complete[f"{prefix}.num_batches_tracked"] = np.zeros((), np.int64)
-        elif leaf == "relative_position_bias_table":
+        if leaf == "relative_position_bias_table":
             complete[f"{prefix}.relative_position_index"] = _position_index(7)
         elif leaf == "logit_scale":
             complete[f"{prefix}.relative_position_index"] = _position_index(8)

@@ -46,6 +46,7 @@ STATE_DICT_NAMES = ("state_dict", "model", "model_state_dict", "teacher")
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
 OLD_PROTOCOL = 1001
 ZIP_START = b"PK\x03\x04"
+DIMENSIONS = 64  # of an array of numpy
 EXPANDED = 1 << 24  # elements that a tensor may have although its storage has fewer
 
 
@@ -223,9 +224,9 @@ def _rebuild_untyped(
     storage: Any, offset: Any, size: Any, stride: Any, gradient: Any, hooks: Any, dtype: Any, *_: Any
 ) -> Tensor:
     tensor = _rebuild(storage, offset, size, stride)
-    if str(dtype) not in UNTYPED_DTYPES or storage.dtype != np.uint8:
-        raise Refused(f"a tensor of type {dtype}")
-    return tensor._replace(dtype=UNTYPED_DTYPES[str(dtype)])
+    if _name(dtype) not in UNTYPED_DTYPES or storage.dtype != np.uint8:
+        raise Refused(f"a tensor of type {_name(dtype)}")
+    return tensor._replace(dtype=UNTYPED_DTYPES[_name(dtype)])
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
@@ -236,11 +237,11 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
 
 def _rebuild_subclass(maker: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """A tensor with attributes of its own, or of a class derived from it."""
-    if str(kind) not in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"):
-        return Opaque(str(kind) if isinstance(kind, Global) else "a class without name")
-    if str(maker) not in _TENSORS:
-        return Opaque(str(maker) if isinstance(maker, Global) else "a function without name")
-    return _TENSORS[str(maker)](*arguments)
+    if _name(kind) not in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"):
+        return Opaque(_name(kind))
+    if _name(maker) not in _TENSORS:
+        return Opaque(_name(maker))
+    return _TENSORS[_name(maker)](*arguments)
 
 
 def _dictionary(items: Any = ()) -> Dictionary:
@@ -281,12 +282,17 @@ _CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _name(value: Any) -> str:
+    """A name of the file, or what is there instead; never its text, which can be made endlessly long."""
+    return str(value) if isinstance(value, Global) else f"a {type(value).__name__}"
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 48
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, tuple) and all(map(_is_size, values))
+    return isinstance(values, tuple) and len(values) <= DIMENSIONS and all(map(_is_size, values))
 
 
 def _as_array(data: bytes, dtype: np.dtype, order: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from ps_jax.errors import ConfigError, PortingError
 from ps_jax.porting.rules import Rule, match_rules, restore_tensors
 from ps_jax.porting.sources import Source, source_of
 from ps_jax.porting.tensors import read_tensors
+from ps_jax.porting.torch_files import read_state_dict
 from ps_jax.porting.torch_writing import write_torch_file
 from ps_jax.systems import System, build_system
 from ps_jax.training import TrainState, load_variables
@@ -77,7 +78,6 @@ def port_checkpoint(
         "model": arguments,
         "config": plain_config(config),
         "pretrained": origin,
-        "rest": len(rest),
         "names": {name: str(tensor.dtype) for name, tensor in tensors.items()},
     }
     claim_workdir(workdir, config, started=False)
@@ -115,8 +115,11 @@ def export_checkpoint(
     rules = source.rules(system)
     if "names" in meta:
         tensors = restore_tensors(variables, rules, meta["names"])
-        if meta["rest"]:
-            tensors |= read_tensors(Path(workdir) / meta["phase"] / REST)
+        rest = Path(workdir) / meta["phase"] / REST
+        tensors |= read_state_dict(rest) if rest.is_file() else {}
+        lacking = [name for name in meta["names"] if name not in tensors]
+        if lacking:
+            raise PortingError(f"{rest} is missing or another one: {', '.join(lacking[:5])} should be in it.")
         tensors = {name: tensors[name].astype(dtype) for name, dtype in meta["names"].items()}
     else:
         tensors = restore_tensors(variables, rules)

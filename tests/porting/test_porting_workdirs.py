@@ -1,6 +1,7 @@
 """The command: a checkpoint becomes a work directory and comes back bit for bit. The checkpoints are written here."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,12 @@ def test_the_way_back_gives_every_tensor_bit_for_bit_in_its_order(checkpoint, po
     # Beside the variables only the counters are kept.
     rest = read_tensors(ported / "ported" / "rest.pth")
     assert len(rest) == 2 and all(name.endswith("num_batches_tracked") for name in rest)
+    copy = tmp_path / "without"
+    shutil.copytree(ported, copy)
+    (copy / "ported" / "rest.pth").unlink()
+    with pytest.raises(PortingError, match=r"rest.pth is missing or another one: .*num_batches_tracked"):
+        export([str(copy), str(tmp_path / "again.pth")])
+    assert not (tmp_path / "again.pth").exists()
 
 
 def test_a_directory_with_a_training_is_left_alone(checkpoint, ported):

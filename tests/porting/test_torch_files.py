@@ -148,6 +148,7 @@ def state_dict(**values):
     return b"\x80\x02}(" + b"".join(text(name) + value for name, value in values.items()) + b"u."
 
 
+NEST = b"N" + b"2\x86" * 60
 FLOATS = {"0": count(4).tobytes()}
 
 
@@ -209,6 +210,11 @@ def test_a_file_made_by_hand_is_read(written):
         (b"X\xff\xff\xff\xff", "a pickle that is cut off"),
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff", "a pickle that is cut off"),
         (b"h\x00", "it is damaged (KeyError"),
+        (tensor(size=(1,) * 65, stride=(1,) * 65), "a tensor whose offset, size or stride makes no sense"),
+        # 2**60 times nothing in a nest of tuples, where a name is wanted
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n(NN" + NEST + b"NtR", "x is an object made by a NoneType"),
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n(N" + NEST + b")NtR", "x is an object made by a tuple"),
+        (b"}" + NEST + b"K\x01s", "a key that is a tuple"),
     ],
 )
 def test_what_is_wrong_with_a_tensor_is_said(written, broken, reason):
