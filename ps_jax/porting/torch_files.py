@@ -90,10 +90,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             entries, read = _find_state_dict(content), functools.cache(read)
             return {name: _materialise(name, entry, read) for name, entry in entries.items()}
     except Exception as error:  # a damaged file can make the readers below fail in any way
-        if isinstance(error, Refused):
-            reason = str(error)
-        else:
-            reason = f"it is damaged ({type(error).__name__}: {str(error)[:200]})"
+        reason = str(error)
+        if not isinstance(error, Refused):
+            reason = f"it is damaged ({type(error).__name__}: {reason[:200]})"
+        # Names of the file's may be in it, as long and as strange as it likes
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason[:600])
         raise PortingError(f"{path} is not a readable PyTorch file of tensors: {reason}") from error
 
 

@@ -169,6 +169,7 @@ def refusal(path):
     with pytest.raises(PortingError) as caught:
         read_state_dict(path)
     prefix, _, reason = str(caught.value).partition(": ")
+    assert len(reason) <= 600 and reason.isprintable()
     assert prefix == f"{path} is not a readable PyTorch file of tensors"
     return reason
 
@@ -214,6 +215,8 @@ def test_a_file_made_by_hand_is_read(written):
         # 2**60 times nothing in a nest of tuples, where a name is wanted
         (b"ctorch._tensor\n_rebuild_from_type_v2\n(NN" + NEST + b"NtR", "x is an object made by a NoneType"),
         (b"ctorch._tensor\n_rebuild_from_type_v2\n(N" + NEST + b")NtR", "x is an object made by a tuple"),
+        (text("\x1b[2J") + b"\x85", "x is a tuple where a tensor is wanted"),
+        (tensor(key="\x1b[2J" + "y" * 5000), "the archive has no entry x/data/?[2Jyyyyy"),
         (b"}" + NEST + b"K\x01s", "a key that is a tuple"),
     ],
 )
