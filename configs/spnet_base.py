@@ -53,7 +53,9 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
     config.seed = 0
     config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
     config.sync_batch_norm = True  # on several devices: batch statistics of all; False: each device's own
-    config.weights = ""  # trunk weights to start from, .npz or .safetensors with torchvision's names
+    config.weights = (
+        ""  # trunk weights to start from: a file with torchvision's names, or torchvision/resnet50, ...
+    )
     config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
 
     config.model = ConfigDict(

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from ps_jax.errors import ConfigError, PersonSearchError
+from ps_jax.porting.published import is_published
 from ps_jax.sweep.records import Records
 from ps_jax.sweep.running import Sweep, describe, run_sweep
 from ps_jax.sweep.tables import load_table
@@ -47,7 +48,10 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
     )
     option("--seeds", type=int, help="seeds of each row, counted from 0 (default: the table's)")
     option("--only", nargs="+", metavar="ROW", help="names of rows")
-    option("--weights", help="trunk weights that every run starts from, unless its row says otherwise")
+    option(
+        "--weights",
+        help="trunk weights that every run starts from, file or name, unless its row says otherwise",
+    )
     option("--list", action="store_true", help="print the runs and what became of them, run nothing")
     options, passed = parser.parse_known_args(arguments)
     for argument in passed:
@@ -57,7 +61,7 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
             )
     if options.seeds is not None and options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; wanted is 1 or more")
-    if options.weights and not Path(options.weights).is_file():
+    if options.weights and not (is_published(options.weights) or Path(options.weights).is_file()):
         raise ConfigError(f"--weights {options.weights}: there is no such file")
     table = load_table(options.table)
     path, _, dataset = options.table.partition(":")
@@ -69,7 +73,7 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         rows=tuple(map(table.row, options.only)) if options.only else table.rows,
         seeds=options.seeds or table.seeds,
         arguments=tuple(passed),
-        weights=os.path.abspath(options.weights) if options.weights else "",
+        weights=_weights(options.weights),
         command=shlex.join(["python", "-m", "ps_jax.sweep", *arguments]),
     )
     datasets = sorted({row.config.partition(":")[2] for row, _ in sweep.runs()})
@@ -80,6 +84,11 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
                 "for in data/ under its name; put it, or a link to it, there"
             )
     return sweep, options.list
+
+
+def _weights(given: str | None) -> str:
+    """The weights as every run takes them: a file by its absolute path, published ones by their name."""
+    return os.path.abspath(given) if given and not is_published(given) else given or ""
 
 
 def list_runs(sweep: Sweep) -> None:

@@ -93,7 +93,7 @@ class Phase:
         """The state at step 0: from what was trained before, else with trunk weights, else from scratch.
 
         Args:
-          weights: file with trunk weights, "" for none.
+          weights: file or name of trunk weights, see `ps_jax.porting.read_tensors`; "" for none.
           pretrained: the phase before, or what another run trained.
 
         Raises:
@@ -124,7 +124,7 @@ class Phase:
         elif self.system.needs_weights:
             raise ConfigError(
                 f"phase {self.name} needs the weights of a trained trunk (config.{self.name}.model.lwf); "
-                "name a file with them: --config.weights=FILE"
+                "name a file with them, --config.weights=FILE, or published ones, --config.weights=torchvision/..."
             )
         return jax.jit(self._first_state)(variables)
 
