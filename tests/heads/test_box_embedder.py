@@ -119,7 +119,6 @@ class _Dropped(nn.Module):
 
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
 def test_chunks_of_existing_rows_equal_work_on_all(count):
-    """Stochastic depth draws by the number of a row, so that it does not matter in which chunk the row is."""
     total = 70
     rng = np.random.default_rng(count)
     valid = np.zeros(total, bool)
@@ -131,8 +130,7 @@ def test_chunks_of_existing_rows_equal_work_on_all(count):
     variables = module.init(keys, shared, x, valid)
 
     def run(variables, shared, independent):
-        rngs = {"stochastic_depth": jax.random.key(5)}
-        y = module.apply(variables, shared, x, valid, True, independent, rngs=rngs)
+        y = module.apply(variables, shared, x, valid, False, independent)
         return (y * jnp.arange(1.0, 4.0)).mean() + (y**2).mean(), y
 
     both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True), static_argnums=2)
@@ -140,6 +138,20 @@ def test_chunks_of_existing_rows_equal_work_on_all(count):
     assert (count > 0) == bool(jnp.any(expected[0][1] != 0))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_drawn_for_a_row_does_not_depend_on_the_other_rows():
+    """Stochastic depth draws by a row's number, not by its place in a chunk."""
+    x, shared = jax.random.normal(jax.random.key(4), (70, 4)), jnp.ones(4)
+    some = jnp.arange(70) % 3 == 1
+    module = _Dropped()
+    keys = {"params": jax.random.key(0), "stochastic_depth": jax.random.key(1)}
+    variables = module.init(keys, shared, x, some)
+    rngs = {"stochastic_depth": jax.random.key(5)}
+    y, y_ = (module.apply(variables, shared, x, valid, rngs=rngs) for valid in (jnp.ones(70, bool), some))
+    np.testing.assert_array_equal(y_[some], y[some])
+    kept = jnp.any(y != variables["params"]["linear"]["bias"], axis=1)
+    assert 0.3 < jnp.mean(kept) < 0.7
 
 
 def test_chunks_draw_the_same_forward_and_backward_and_not_all_alike():
