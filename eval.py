@@ -1,7 +1,8 @@
 """Evaluates a trained system: detection, search, pictures.
 
     python eval.py --workdir runs/spnet_qc [--phase finetune] [--mode qc] [--galleries all]
-                   [--min_frame_gap 125] [--cross_camera] [--cbgm 10,3] [--config.x.y=value ...]
+                   [--min_frame_gap 125] [--cross_camera] [--similarity score_cosine]
+                   [--cbgm 10,3] [--cbgm_grid 10,20,30x2,3,4] [--cbgm_candidates scenes] [--config.x.y=value ...]
 
 What is not named is as the configuration of the training has it. Exit code 2: something the user can mend
 (one message on stderr).

@@ -31,6 +31,15 @@ def check_dataset(dataset: str) -> None:
         )
 
 
+def check_searchable(dataset: str) -> None:
+    """Raises ConfigError for a data set that is for pre-training alone."""
+    if dataset in PRETRAINING:
+        raise ConfigError(
+            f"{dataset} is for pre-training alone, nobody in it is seen twice; use spnet_qc.py:{dataset} or "
+            f"spnet_oc.py:{dataset}, and start another run from the result by --config.pretrained=WORKDIR"
+        )
+
+
 def base(dataset: str, large: bool = False) -> ConfigDict:
     """Everything but the phases, for one of `DATASETS`; SPNet-L with `large`, else SPNet-S.
 
@@ -44,7 +53,9 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
     config.seed = 0
     config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
     config.sync_batch_norm = True  # on several devices: batch statistics of all; False: each device's own
-    config.weights = ""  # trunk weights to start from, .npz or .safetensors with torchvision's names
+    config.weights = (
+        ""  # trunk weights to start from: a file with torchvision's names, or torchvision/resnet50, ...
+    )
     config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
 
     config.model = ConfigDict(
@@ -84,7 +95,12 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
             "cross_camera": False,
             "min_frame_gap": 0,
             "true_boxes": True,
-            "cbgm": {"k1": 0, "k2": 0, "candidates": "detections"},  # k1 = k2 = 0: off
+            "cbgm": {
+                "k1": 0,
+                "k2": 0,
+                "candidates": "detections",
+            },  # k1 = k2 = 0: off; "scenes" as in the paper
+            "cbgm_grid": {"k1": (), "k2": ()},  # pairs to compare, on the same detections
             "batch_size": 1,
             "query_chunk": 16,  # queries searched at a time in mode "qc"
             "pictures": 20,

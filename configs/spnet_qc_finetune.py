@@ -13,7 +13,8 @@ from configs import spnet_base
 
 
 def get_config(dataset: str = "streets"):
-    """The configuration for one of `spnet_base.DATASETS`."""
+    """The configuration for one of `spnet_base.DATASETS` in which people can be searched for."""
+    spnet_base.check_searchable(dataset)
     config = spnet_base.base(dataset)
     config.phases = ("pretrain", "finetune")
     config.pretrain = spnet_base.pretrain(dataset)

@@ -44,8 +44,10 @@ def build_trunk(name: str, **options: Any) -> nn.Module:
       The Linen module.
 
     Raises:
-      ConfigError: if there is no such trunk.
+      ConfigError: if there is no such trunk, or it has no stochastic depth.
     """
+    if "stochastic_depth" in options and name in ("resnet50", "mobilenet_v2"):
+        raise ConfigError(f"trunk {name!r} has no stochastic depth; leave stochastic_depth out.")
     if name == "resnet50":
         return ResNet(depths=(3, 4, 6, 3), **options)
     if name == "convnext_tiny":

@@ -4,6 +4,7 @@ The people around the query are matched one to one with the detections of a gall
 own partner comes out of that matching, its similarity is raised to the best similarity in the matching.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from ps_jax.errors import ConfigError
 from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.protocols import SearchItems
-from ps_jax.evaluation.search import gallery_rows
+from ps_jax.evaluation.search import first_rows, gallery_rows
+from ps_jax.evaluation.similarity import unit_rows
 from ps_jax.evaluation.table import DetectionTable
+
+CANDIDATES = ("detections", "scenes")  # the first as released, the second as in the paper
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,15 @@ class ContextMatching:
             raise ConfigError(
                 f"eval.cbgm: k1 = {self.k1} and k2 = {self.k2} must both be at least 1 (or both 0: off)"
             )
-        if self.candidates not in ("detections", "scenes"):
+        if self.candidates not in CANDIDATES:
             raise ConfigError(
                 f'eval.cbgm.candidates: {self.candidates!r} is neither "detections" nor "scenes"'
             )
+
+    @property
+    def words(self) -> str:
+        """The settings as every result prints them."""
+        return f"k1={self.k1} k2={self.k2} candidates={self.candidates}"
 
     def rematch(
         self,
@@ -63,15 +72,9 @@ class ContextMatching:
         Returns:
           A changed copy of `similarity`.
         """
-        rows, bounds = gallery_rows(items.scene, table)
-        ranked = np.argsort(-similarity[rows], kind="stable")
-        scenes = items.scene[np.searchsorted(bounds, ranked, side="right") - 1]
-        if self.candidates == "detections":
-            scenes = scenes[: self.k1]
-        _, first = np.unique(scenes, return_index=True)
         changed = similarity.copy()
-        for scene in scenes[np.sort(first)][: self.k1]:
-            here = table.rows(int(scene))
+        for scene in self._scenes(items.scene, table, similarity):
+            here = table.rows(scene)
             weights = context[: self.k2] @ feature[here].T
             people, detections = best_matching(weights)
             partner = detections[people == 0]
@@ -79,12 +82,59 @@ class ContextMatching:
                 changed[here.start + partner[0]] = weights[people, detections].max()
         return changed
 
+    def _scenes(
+        self, listed: Int[np.ndarray, " items"], table: DetectionTable, similarity: Float[np.ndarray, " rows"]
+    ) -> list[int]:
+        """The scenes to look at again, the one of the most similar detection first."""
+        rows, bounds = gallery_rows(listed, table)
+        similarity = similarity[rows]
+        if self.candidates == "detections":
+            first = first_rows(similarity, self.k1)
+            return list(dict.fromkeys(listed[np.searchsorted(bounds, first, side="right") - 1].tolist()))
+        occupied = np.flatnonzero(np.diff(bounds))  # an empty scene has no most similar detection
+        best = np.maximum.reduceat(similarity, bounds[occupied]) if len(occupied) else similarity
+        count = self.k1
+        while True:
+            scenes = list(dict.fromkeys(listed[occupied[first_rows(best, count)]].tolist()))
+            if len(scenes) >= self.k1 or count >= len(best):
+                return scenes[: self.k1]
+            count *= 2  # some scenes are listed twice
+
 
 def best_matching(
     weights: Float[np.ndarray, "left right"],
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
     """Pairs (left, right) of the one-to-one matching of largest total weight; it uses up the smaller side."""
     return linear_sum_assignment(weights, maximize=True)
+
+
+def context_features(
+    vector: Float[np.ndarray, " width"],
+    query_box: Sequence[float],
+    table: DetectionTable,
+    scene: int,
+    k2: int,
+    branches: int = 1,
+) -> Float[np.ndarray, "people width"]:
+    """Who is around a query: unit features of the query and of the others detected in its scene.
+
+    Features are not weighted by the score here, whatever the similarity, as in the released code.
+
+    Args:
+      vector: f64[width], the query's unit feature.
+      query_box: (x1, y1, x2, y2) of the query in pixels of the original picture.
+      table: all detections above the score threshold.
+      scene: number of the query's scene.
+      k2: people asked for, the query included.
+      branches: see `ps_jax.evaluation.similarity`.
+
+    Returns:
+      f64[people, width], at most `k2` rows: the query, then the others by descending score.
+    """
+    rows = table.rows(scene)
+    others = context_rows(np.asarray(query_box, np.float64), table.box[rows])
+    order = np.argsort(-table.score[rows][others], kind="stable")[: k2 - 1]
+    return np.concatenate([vector[None], unit_rows(table.embedding[rows][others[order]], branches)])
 
 
 def context_rows(

@@ -67,9 +67,9 @@ def _sheet(numbers: list[int], split: Split, task: SearchTask, search: SearchRes
         if row:
             draw.line([(GAP, top - GAP), (size[0] - GAP, top - GAP)], fill=(214, 216, 220))
         heading = f"Query {number + 1}: person {query.identity}"
-        draw.text((GAP, top + 4), heading, INK, _font(16))
+        draw.text((GAP, top + 4), heading, INK, font(16))
         verdict = f"average precision {100 * ranking.ap:.1f} %, {ranking.found} of {ranking.positives} found"
-        draw.text((GAP + draw.textlength(heading, _font(16)) + 16, top + 6), verdict, PALE, _font(14))
+        draw.text((GAP + draw.textlength(heading, font(16)) + 16, top + 6), verdict, PALE, font(14))
         top += HEADING
         _place(sheet, draw, (GAP, top), tiles[number, "query"], QUERY, "query", query.scene)
         left = 2 * GAP + TILE[0]
@@ -78,10 +78,10 @@ def _sheet(numbers: list[int], split: Split, task: SearchTask, search: SearchRes
             scene = split.scenes[items.scene[items.positive[0]]].name
             _place(sheet, draw, (left, top), tiles[number, "positive"], QUERY, "to be found", scene)
         else:
-            draw.text((left, top + TILE[1] // 2), "nobody to find", PALE, _font(14))
+            draw.text((left, top + TILE[1] // 2), "nobody to find", PALE, font(14))
         answers = left + TILE[0] + 3 * GAP
         if not len(ranking.scene):
-            draw.text((answers, top + TILE[1] // 2), "no detections", PALE, _font(14))
+            draw.text((answers, top + TILE[1] // 2), "no detections", PALE, font(14))
         for place, (scene, right) in enumerate(zip(ranking.scene, ranking.correct, strict=True)):
             left = answers + place * (TILE[0] + GAP)
             title = f"{place + 1}.  {ranking.similarity[place]:.3f}"
@@ -108,19 +108,20 @@ def _place(
     on_tile.rectangle((0, 0, TILE[0] - 1, TILE[1] - 1), outline=color, width=3)
     sheet.paste(picture, corner)
     left, bottom = corner[0], corner[1] + TILE[1]
-    draw.text((left, bottom + 2), title, color, _font(14))
-    draw.text((left, bottom + 19), _shortened(draw, scene), PALE, _font(11))
+    draw.text((left, bottom + 2), title, color, font(14))
+    draw.text((left, bottom + 19), _shortened(draw, scene), PALE, font(11))
 
 
 def _shortened(draw: ImageDraw.ImageDraw, name: str) -> str:
     """The end of a scene name that fits under a tile; beginnings are mostly alike."""
     stem = name.rsplit(".", 1)[0]
-    if draw.textlength(stem, _font(11)) <= TILE[0]:
+    if draw.textlength(stem, font(11)) <= TILE[0]:
         return stem
-    while draw.textlength("..." + stem, _font(11)) > TILE[0]:
+    while draw.textlength("..." + stem, font(11)) > TILE[0]:
         stem = stem[1:]
     return "..." + stem
 
 
-def _font(size: int):
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The lettering of all drawn pages, in pixels."""
     return ImageFont.load_default(size)

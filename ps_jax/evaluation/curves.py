@@ -1,13 +1,16 @@
-"""Curves as PNG files: precision against recall of detection, mAP against gallery size."""
+"""Curves as PNG files: precision against recall of detection, mAP against gallery size, context matching."""
 
 import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from ps_jax.evaluation.cbgm_grid import GridCell, best_cell, grid_cells
 from ps_jax.evaluation.detection import DetectionResult
 from ps_jax.evaluation.metrics import precision_recall
 
@@ -67,6 +70,35 @@ def gallery_size_curve(results: Mapping[str, Any]) -> bytes | None:
     axes.set_title("Search against gallery size", loc="left")
     if len([kind for kind in COLORS if kind in results]) > 1:
         axes.legend(frameon=False)
+    return as_png(figure)
+
+
+def grid_picture(results: Mapping[str, Any], gallery: str) -> bytes:
+    """(mAP + top-1) / 2 with context matching by k1 and k2 as shaded cells, the best one framed."""
+    rows = grid_cells(results["search_cbgm_grid"][gallery])
+    without = results["search"][gallery]
+    figure, (axes,) = new_figure()
+    values = np.array([[100 * cell.score for cell in row] for row in rows])
+    axes.grid(False)
+    # Never a wider range of shades than there are differences: half a percent at least.
+    low, high = values.min(), max(values.max(), values.min() + 0.5)
+    axes.imshow(values, cmap="Purples", vmin=low - 0.5 * (high - low), vmax=high + 0.5 * (high - low))
+    best = best_cell(rows)
+    for down, row in enumerate(rows):
+        for across, cell in enumerate(row):
+            dark = values[down, across] > low + 0.6 * (high - low)
+            color = "white" if dark else "#303338"
+            axes.text(across, down, f"{values[down, across]:.1f}", ha="center", va="center", color=color)
+            if cell is best:
+                corner = (across - 0.5, down - 0.5)
+                axes.add_patch(
+                    Rectangle(corner, 1, 1, fill=False, edgecolor="#188c42", linewidth=2.5, clip_on=False)
+                )
+    axes.set_xticks(range(len(rows[0])), [str(cell.k1) for cell in rows[0]])
+    axes.set_yticks(range(len(rows)), [str(row[0].k2) for row in rows])
+    axes.set(xlabel="k1, candidates looked at again", ylabel="k2, people around the query")
+    plain = GridCell(0, 0, without["mAP"], without["top1"]).score
+    axes.set_title(f"Context matching, (mAP + top-1) / 2; without {100 * plain:.1f}", loc="left")
     return as_png(figure)
 
 

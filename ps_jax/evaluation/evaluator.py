@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 import ps_jax
 from input_pipeline.scenes import UNKNOWN, Query, Split
 from ps_jax.errors import ConfigError
-from ps_jax.evaluation.cbgm import ContextMatching, context_rows
+from ps_jax.evaluation.cbgm import ContextMatching, context_features
+from ps_jax.evaluation.cbgm_grid import grid_entry
 from ps_jax.evaluation.detection import DetectionResult, evaluate_detection
 from ps_jax.evaluation.inference import (
     CompiledSystem,
@@ -29,6 +30,8 @@ from ps_jax.evaluation.search import SearchResult, evaluate_search, similarity_r
 from ps_jax.evaluation.settings import Settings
 from ps_jax.evaluation.similarity import gallery_features, unit_rows
 from ps_jax.evaluation.table import DetectionTable
+
+Answers = Iterator[tuple[DetectionTable, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +70,9 @@ def evaluate(
         result.
 
     Returns:
-      The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes" and "search_cbgm" where
-      asked for, "detection" (recall, AP), "sizes" (galleries of the same queries by size), "settings" and
-      "versions".
+      The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes", "search_cbgm" and
+      "search_cbgm_grid" (by pair of k1 and k2) where asked for, "detection" (recall, AP), "sizes" (galleries
+      of the same queries by size), "settings" and "versions".
 
     Raises:
       PersonSearchError: options, data or weights are not as they should be.
@@ -123,21 +126,23 @@ def evaluate(
     }
     if settings.context:
         results["search_cbgm"] = {
-            task.name: _search_numbers(
-                task, evaluate_search(task, _answers(case, task, settings.context), settings.iou)
+            task.name: _searched(case, task, _answers(case, task, settings.context)) for task in tasks
+        }
+    if settings.context_grid:
+        results["search_cbgm_grid"] = {
+            task.name: dict(
+                grid_entry(matching, _searched(case, task, _answers(case, task, matching)))
+                for matching in settings.context_grid.matchings
             )
             for task in tasks
         }
     if settings.true_boxes:
         results["search_true_boxes"] = {
-            task.name: _search_numbers(
-                task, evaluate_search(task, _true_box_answers(case, task), settings.iou)
-            )
-            for task in tasks
+            task.name: _searched(case, task, _true_box_answers(case, task)) for task in tasks
         }
     results["detection"] = _detection_numbers(case, detections)
     results["sizes"] = _galleries_by_size(tasks)
-    results["settings"] = settings.printed
+    results["settings"] = settings.printed | _model_settings(system)
     results["versions"] = _versions() | dict(provenance or {})
     print(format_table(results))
     if out_dir is not None:
@@ -153,6 +158,22 @@ def evaluate(
             pictures=settings.pictures,
         )
     return results
+
+
+def _model_settings(system: Any) -> dict[str, Any]:
+    """The options of a system's module that change what it finds, as far as it has them."""
+    names = (
+        "nms_threshold",
+        "first_nms_threshold",
+        "detections_per_scene",
+        "top_anchors",
+        "query_top_anchors",
+    )
+    module = system.module
+    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if hasattr(module, "dtype"):
+        found["precision"] = np.dtype(module.dtype or np.float32).name
+    return found
 
 
 def check_evaluation(source: Any, config: ConfigDict | Mapping[str, Any], *, partition: str = "test") -> None:
@@ -176,9 +197,7 @@ def _relevant_queries(
     return [np.flatnonzero(row) for row in relevant]
 
 
-def _answers(
-    case: _Case, task: SearchTask, context: ContextMatching | None = None
-) -> Iterator[tuple[DetectionTable, np.ndarray]]:
+def _answers(case: _Case, task: SearchTask, context: ContextMatching | None = None) -> Answers:
     """For each query of a task its table and similarities."""
     settings = case.settings
     numbers = [case.numbers[query] for query in task.queries]
@@ -194,21 +213,13 @@ def _answers(
     rows = similarity_rows(vectors, feature)
     for query, items, vector, row in zip(task.queries, task.items, vectors, rows, strict=True):
         if context is not None:
-            around = _context(query, vector, table, case)
+            place = case.split.positions[query.scene]
+            around = context_features(vector, query.box, table, place, context.k2, settings.branches)
             row = context.rematch(items, table, row, feature, around)
         yield table, row
 
 
-def _context(query: Query, vector: np.ndarray, table: DetectionTable, case: _Case) -> np.ndarray:
-    """Unit features of the query and of the others detected in its scene, by descending score."""
-    rows = table.rows(case.split.positions[query.scene])
-    others = context_rows(np.array(query.box, np.float64), table.box[rows])
-    embedding = table.embedding[rows][others]
-    order = np.argsort(-table.score[rows][others], kind="stable")
-    return np.concatenate([vector[None], unit_rows(embedding[order], case.settings.branches)])
-
-
-def _true_box_answers(case: _Case, task: SearchTask) -> Iterator[tuple[DetectionTable, np.ndarray]]:
+def _true_box_answers(case: _Case, task: SearchTask) -> Answers:
     """As `_answers`, for the annotated boxes in place of detections; their score is 1."""
     table = case.findings.people
     vectors = unit_rows(
@@ -252,6 +263,10 @@ def _pairs(case: _Case, found: FoundByQuery) -> Iterator[tuple[np.ndarray, np.nd
                     done.add((number, int(scene)))
                     rows = table.rows(int(scene))
                     yield box[None], table.box[rows], table.score[rows]
+
+
+def _searched(case: _Case, task: SearchTask, answers: Answers) -> dict[str, Any]:
+    return _search_numbers(task, evaluate_search(task, answers, case.settings.iou))
 
 
 def _search_numbers(task: SearchTask, result: SearchResult) -> dict[str, Any]:

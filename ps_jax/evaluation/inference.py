@@ -57,16 +57,24 @@ class CompiledSystem:
                 (system.embed(variables, scenes, boxes), system.embed_queries(variables, scenes, boxes))
             )
 
-        def find(variables, scenes, queries):
-            self.traces["find"] += 1
-            return _float32(system.find(variables, scenes, queries))
+        def look(variables, scenes):
+            self.traces["look"] += 1
+            return system.look(variables, scenes)
 
-        functions = (detect, embed, detect_and_embed, embed_both, find)
+        def find(variables, scenes, queries, looked):
+            self.traces["find"] += 1
+            return _float32(system.find(variables, scenes, queries, looked))
+
+        functions = (detect, embed, detect_and_embed, embed_both, look, find)
         self._functions = {function.__name__: jax.jit(function) for function in functions}
 
     def __call__(self, name: str, batch: Batch, *inputs: Any) -> Any:
         """Runs one of the functions on a batch; returns host arrays."""
         return jax.device_get(self._functions[name](self._variables, batch.scenes, *inputs))
+
+    def look(self, batch: Batch) -> Any:
+        """What "find" takes after the queries: it stays on the device, for all queries that are looked for."""
+        return self._functions["look"](self._variables, batch.scenes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,11 +264,13 @@ def run_query_centric(
     for batch in _batches(source, split, batch_size, "find"):
         rows = _real_rows(batch)
         wanted = np.unique(np.concatenate([relevant[position] for _, position in rows]))
+        batch = batch._replace(scenes=jax.device_put(batch.scenes))
+        looked = compiled.look(batch) if len(wanted) else None
         for start in range(0, len(wanted), query_chunk):
             numbers = wanted[start : start + query_chunk]
             padded = np.zeros((query_chunk, vectors.shape[1]), np.float32)
             padded[: len(numbers)] = vectors[numbers]
-            found = compiled("find", batch, padded)
+            found = compiled("find", batch, padded, looked)
             for row, position in rows:
                 to_original = _ratio(batch, row, split, position)
                 looked_for = np.isin(numbers, relevant[position])

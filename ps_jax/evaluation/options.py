@@ -10,11 +10,23 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ps_jax.errors import ConfigError
+from ps_jax.evaluation.cbgm import CANDIDATES
+from ps_jax.evaluation.similarity import SIMILARITIES
 
 # Sections that can be changed for an evaluation; the rest belongs to the checkpoint.
 CHANGEABLE = ("--config.eval.", "--config.data.", "--config.precision")
 # Of the command line, what replaces an entry of config.eval.
-CHANGES = ("mode", "galleries", "min_frame_gap", "cross_camera", "true_boxes", "cbgm")
+CHANGES = (
+    "mode",
+    "galleries",
+    "min_frame_gap",
+    "cross_camera",
+    "true_boxes",
+    "similarity",
+    "cbgm",
+    "cbgm_grid",
+    "cbgm_candidates",
+)
 
 
 def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -38,7 +50,10 @@ def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Na
     option("--min_frame_gap", type=int, help="leave out scenes of the query's recording closer than this")
     option("--cross_camera", action=argparse.BooleanOptionalAction, help="only scenes of other cameras")
     option("--true_boxes", action=argparse.BooleanOptionalAction, help="also search the annotated boxes")
+    option("--similarity", choices=SIMILARITIES, help="cosine, or the cosine times the detection's score")
     option("--cbgm", type=_two_numbers, metavar="K1,K2", help="context bipartite graph matching")
+    option("--cbgm_grid", type=_grid, metavar="K1,..xK2,..", help="the same for all pairs: 10,20,30x2,3,4")
+    option("--cbgm_candidates", choices=CANDIDATES, help="k1 counts detections (released) or scenes (paper)")
     return parser.parse_known_args(arguments)
 
 
@@ -78,10 +93,16 @@ def evaluation_config(options: argparse.Namespace, changes: list[str]) -> Config
     if rest:
         raise ConfigError(f"unknown arguments: {' '.join(rest)}; python eval.py --help lists those there are")
     config = values.config
-    for name in CHANGES:
-        value = getattr(options, name)
-        if value is not None:
-            config.eval.update({name: value})
+    with config.eval.unlocked():  # trainings of earlier versions have fewer options
+        for name in CHANGES:
+            value = getattr(options, name)
+            if value is not None and name == "cbgm_candidates":
+                config.eval.update({"cbgm": {"candidates": value}})
+            elif value is not None:
+                config.eval.update({name: value})
+    context, grid = (config.eval.get(name, {}) for name in ("cbgm", "cbgm_grid"))
+    if options.cbgm_candidates and not any((context.get("k1"), context.get("k2"), grid.get("k1"))):
+        raise ConfigError("--cbgm_candidates: there is nothing to count them for; give --cbgm or --cbgm_grid")
     return config
 
 
@@ -100,10 +121,7 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes:
     for name in CHANGES:
         value = getattr(options, name)
         if value is not None:
-            parts = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-            )
-            words.append("_".join([name, *map(str, parts)]))
+            words.append(f"{name}_{_word(value)}")
     if options.partition != "test":
         words.append(options.partition)
     if options.checkpoint != "last":
@@ -115,9 +133,25 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes:
     return options.workdir / "evaluation" / "-".join(words).replace(":", "_")
 
 
+def _word(value: Any) -> str:
+    """An option's value as part of a folder's name."""
+    if isinstance(value, dict):
+        grid = any(isinstance(part, tuple) for part in value.values())
+        return ("x" if grid else "_").join(map(_word, value.values()))
+    return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _two_numbers(text: str) -> dict[str, int]:
     try:
         k1, k2 = (int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 10,3") from None
+    return {"k1": k1, "k2": k2}
+
+
+def _grid(text: str) -> dict[str, tuple[int, ...]]:
+    try:
+        k1, k2 = (tuple(int(part) for part in half.split(",")) for half in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no grid such as 10,20,30x2,3,4") from None
     return {"k1": k1, "k2": k2}

@@ -4,6 +4,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ps_jax.evaluation.cbgm_grid import best_cell, grid_cells
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #202226; margin: 0 auto; max-width: 1500px; padding: 24px;
 } h1 { font-size: 26px; margin: 0 0 4px; }
@@ -27,6 +29,7 @@ th { font-weight: 600; color: #5a5e64; }
 _CURVES = {
     "precision_recall.png": "Precision against recall of detection",
     "gallery_size.png": "mAP against gallery size",
+    "cbgm_grid.png": "Context matching by k1 and k2",
 }
 
 
@@ -88,7 +91,7 @@ def page(
 <table>{search_head}
 {searches}</table>
 {rules}
-<h2>Detection</h2>
+{_grid(results, shown)}<h2>Detection</h2>
 <table>{detection_head}
 {found}</table>
 <div class="curves">{pictures}</div>
@@ -103,6 +106,23 @@ come first.</p>
 <h2>Versions</h2>
 <table class="left">{versions}</table>
 </body></html>
+"""
+
+
+def _grid(results: Mapping[str, Any], shown: str) -> str:
+    """Context matching by k1 and k2 on the shown gallery; nothing where it was not asked for."""
+    if "search_cbgm_grid" not in results:
+        return ""
+    rows = grid_cells(results["search_cbgm_grid"][shown])
+    best = best_cell(rows)
+    head = _head("k2", *(f"k1 = {cell.k1}" for cell in rows[0]))
+    lines = "".join(
+        _row(row[0].k2, *(cell.words + (" *" if cell is best else "") for cell in row)) for row in rows
+    )
+    return f"""<h2>Context matching by k1 and k2</h2>
+<p>(mAP + top-1) / 2, and in brackets mAP and top-1, in percent; * marks the best pair.</p>
+<table>{head}
+{lines}</table>
 """
 
 

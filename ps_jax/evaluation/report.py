@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.scenes import Split
+from ps_jax.evaluation.cbgm_grid import format_grid
 from ps_jax.evaluation.detection import DetectionResult
 from ps_jax.evaluation.page import page
 from ps_jax.evaluation.protocols import SearchTask
@@ -42,6 +43,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         lines.append(f"{title:<{width}}  {row['scenes']:6.0f}  {row['queries']:7d}{values}")
     for gallery, row in results["search"].items():
         lines.append(f"{gallery}: {row['gallery']}")
+    for gallery, entries in results.get("search_cbgm_grid", {}).items():
+        lines += format_grid(gallery, entries, results["search"][gallery])
     detection = results["detection"]
     lines.append(
         f"detection over {detection['people']} {detection['over']}: recall {100 * detection['recall']:.2f}, "
@@ -84,12 +87,14 @@ def write_report(
         return
     # Only here, so that an evaluation without pictures does not load the drawing libraries.
     from ps_jax.evaluation.contact_sheets import contact_sheets
-    from ps_jax.evaluation.curves import gallery_size_curve, precision_recall_curve
+    from ps_jax.evaluation.curves import gallery_size_curve, grid_picture, precision_recall_curve
 
     images = {"precision_recall.png": precision_recall_curve(detection)}
     sizes = gallery_size_curve(results)
     if sizes is not None:
         images["gallery_size.png"] = sizes
+    if "search_cbgm_grid" in results:
+        images["cbgm_grid.png"] = grid_picture(results, task.name)
     sheets = contact_sheets(source, split, task, search, pictures)
     sheet_names = [f"{_file_name(task.name)}_{number:02}.png" for number in range(1, len(sheets) + 1)]
     images |= dict(zip(sheet_names, sheets, strict=True))

@@ -7,7 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ps_jax.errors import ConfigError
-from ps_jax.evaluation.cbgm import ContextMatching
+from ps_jax.evaluation.cbgm import CANDIDATES, ContextMatching
+from ps_jax.evaluation.cbgm_grid import ContextGrid
 from ps_jax.evaluation.search import IOU_RULES
 from ps_jax.evaluation.similarity import check_similarity
 
@@ -31,6 +32,7 @@ class Settings:
       cross_camera, min_frame_gap: scenes to leave out of the galleries, see `search_task`.
       true_boxes: also search among the annotated boxes.
       context: context bipartite graph matching; None for none.
+      context_grid: pairs of k1 and k2 to compare; None for none.
       batch_size: scenes in a batch.
       query_chunk: queries a query-centric system looks for at a time.
       pictures: queries on the contact sheets; 0 for no pictures.
@@ -48,6 +50,7 @@ class Settings:
     min_frame_gap: int = 0
     true_boxes: bool = True
     context: ContextMatching | None = None
+    context_grid: ContextGrid | None = None
     batch_size: int = 1
     query_chunk: int = 16
     pictures: int = 20
@@ -61,7 +64,7 @@ class Settings:
         for name in ("batch_size", "query_chunk", "branches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"eval.{name}: {getattr(self, name)} is not a positive number")
-        if self.mode == "qc" and self.context:
+        if self.mode == "qc" and (self.context or self.context_grid):
             raise ConfigError(
                 'eval.cbgm needs detections that do not depend on the query: use eval.mode "oc"'
             )
@@ -78,18 +81,26 @@ class Settings:
         """Settings from `config.eval`; raises ConfigError for an unknown key or value."""
         options = dict(config.items())
         context = dict(options.pop("cbgm", None) or {})
-        unknown = options.keys() - cls.__dataclass_fields__.keys() | {"context"} & options.keys()
+        grid = dict(options.pop("cbgm_grid", None) or {})
+        internal = {"context", "context_grid"}
+        unknown = options.keys() - cls.__dataclass_fields__.keys() | internal & options.keys()
+        unknown |= {f"cbgm.{name}" for name in context.keys() - {"k1", "k2", "candidates"}}
+        unknown |= {f"cbgm_grid.{name}" for name in grid.keys() - {"k1", "k2"}}
         if unknown:
             raise ConfigError(f"eval.{min(unknown)}: there is no such option")
+        counting = context.get("candidates", CANDIDATES[0])
         if context.get("k1") or context.get("k2"):
-            options["context"] = ContextMatching(**context)
+            options["context"] = ContextMatching(context.get("k1", 0), context.get("k2", 0), counting)
+        if grid.get("k1") or grid.get("k2"):
+            k1, k2 = (tuple(grid.get(name, ())) for name in ("k1", "k2"))
+            options["context_grid"] = ContextGrid(k1, k2, counting)
         options["galleries"] = tuple(options.get("galleries", cls.galleries))
         return cls(**options)
 
     @property
     def printed(self) -> dict[str, Any]:
         """The fields that decide what the numbers mean, for the result."""
-        context = self.context
+        grid = {"cbgm_grid": self.context_grid.words} if self.context_grid else {}
         return {
             "mode": {"oc": "object-centric", "qc": "query-centric"}.get(self.mode, self.mode),
             "similarity": self.similarity,
@@ -100,5 +111,6 @@ class Settings:
             "iou": self.iou,
             "cross_camera": self.cross_camera,
             "min_frame_gap": self.min_frame_gap,
-            "cbgm": f"k1={context.k1} k2={context.k2} candidates={context.candidates}" if context else "off",
+            "cbgm": self.context.words if self.context else "off",
+            **grid,
         }

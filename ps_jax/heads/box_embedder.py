@@ -14,21 +14,25 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kernels.roi_align import roi_align
 from ps_jax.heads.row_capacity import apply_to_existing_rows
-from ps_jax.layers import BatchNorm, Linear, normal
+from ps_jax.layers import BatchNorm, Linear, StochasticDepth, normal
 
 ROI_SIZE = (14, 14)
 SAMPLING_RATIO = 2
 
 
-def row_mask(valid: Bool[Array, " row"]) -> contextlib.AbstractContextManager:
-    """While active, every BatchNorm that is called takes its batch statistics over the valid rows only.
+def on_boxes(valid: Bool[Array, " row"], number: Int[Array, " row"]) -> contextlib.AbstractContextManager:
+    """While active, layers that are called work on a padded batch of boxes, as the last stage of a trunk must.
 
-    So the last stage of any trunk, written for batches of images, can run on a padded batch of boxes.
+    Every BatchNorm takes its batch statistics over the valid rows only, and every StochasticDepth draws for each row
+    by its number, so that the order, the padding and the devices do not matter.
     """
 
     def interceptor(call, args, kwargs, context):
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            kwargs = {**kwargs, "mask": valid}
+        if context.method_name == "__call__":
+            if isinstance(context.module, BatchNorm):
+                kwargs = {**kwargs, "mask": valid}
+            elif isinstance(context.module, StochasticDepth):
+                kwargs = {**kwargs, "numbers": number}
         return call(*args, **kwargs)
 
     return nn.intercept_methods(interceptor)
@@ -94,6 +98,7 @@ def pool_boxes(
     scene: Int[Array, " row"],
     valid: Bool[Array, " row"],
     train: bool,
+    number: Int[Array, " row"] | None = None,
 ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
     """RoIAlign to 14x14 (sampling ratio 2, not aligned) and the embedder's last stage.
 
@@ -104,6 +109,7 @@ def pool_boxes(
       scene: which image of the batch each box lies in.
       valid: boxes that exist.
       train: normalise with the statistics of all valid boxes of this call.
+      number: of each box among those of all devices, for what is drawn at random; default: its place.
 
     Returns:
       The global maxima of each box's patch before and after the last stage, the means where that is `average_pooled`
@@ -111,7 +117,7 @@ def pool_boxes(
     """
 
     def pooled(module, features, rows, valid):
-        boxes, scene = rows
+        boxes, scene, number = rows
         patches = roi_align(
             features,
             boxes,
@@ -122,15 +128,16 @@ def pool_boxes(
             aligned=False,
             max_sampling=None,
         )
-        with row_mask(valid):
+        with on_boxes(valid, number):
             deep = module.last_stage(patches, train)
         pool = jnp.mean if getattr(module.last_stage, "average_pooled", False) else jnp.max
         return pool(patches, axis=(1, 2)), pool(deep, axis=(1, 2))
 
     # Batch normalisation ties the rows together while it trains.
+    number = jnp.arange(valid.shape[0]) if number is None else number
     normalised = "last_stage" in embedder.variables.get("batch_stats", {})
     return apply_to_existing_rows(
-        *(pooled, embedder, features, (boxes, scene), valid, embedder.axis_name),
+        *(pooled, embedder, features, (boxes, scene, number), valid, embedder.axis_name),
         independent=not (train and normalised),
     )
 
@@ -187,16 +194,17 @@ class BoxEmbedder(nn.Module):
         scene: Int[Array, " row"],
         valid: Bool[Array, " row"],
         train: bool,
+        number: Int[Array, " row"] | None = None,
     ) -> Float[Array, "row {self.dimension}"]:
         """Embeds boxes; gradients flow into the features and the weights, not into the boxes.
 
         Args:
-          features, boxes, scene, valid, train: see `pool_boxes`.
+          features, boxes, scene, valid, train, number: see `pool_boxes`.
 
         Returns:
           f32 embeddings [row, dimension], meaningless where not valid.
         """
-        shallow, deep = pool_boxes(self, features, boxes, scene, valid, train)
+        shallow, deep = pool_boxes(self, features, boxes, scene, valid, train, number)
         return self.projector(shallow, deep, valid, train)
 
 
@@ -226,14 +234,15 @@ class LocationEmbedder(nn.Module):
         scene: Int[Array, " row"],
         valid: Bool[Array, " row"],
         train: bool,
+        number: Int[Array, " row"] | None = None,
     ) -> Float[Array, "row {self.dimension}"]:
         """Embeds boxes; gradients flow into the features and the weights, not into the boxes.
 
         Args:
-          features, boxes, scene, valid, train: see `pool_boxes`.
+          features, boxes, scene, valid, train, number: see `pool_boxes`.
 
         Returns:
           f32 embeddings [row, dimension], zeros where not valid.
         """
-        _, deep = pool_boxes(self, features, boxes, scene, valid, train)
+        _, deep = pool_boxes(self, features, boxes, scene, valid, train, number)
         return self.linear(deep.astype(jnp.float32))

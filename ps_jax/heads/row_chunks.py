@@ -23,8 +23,8 @@ def apply_in_chunks(
     """Applies a function of a module to the first `count` rows, in a loop of as many turns as they need.
 
     Only for rows that do not depend on one another, and for a function that changes no variables. The forward pass
-    is repeated in the backward pass, chunk by chunk; there is no gradient to `rows`. Each chunk draws its stochastic
-    depth from a key of its own.
+    is repeated in the backward pass, chunk by chunk; there is no gradient to `rows`. All chunks have the same random
+    key: what is drawn for a row must follow from a number among `rows`.
 
     Args:
       function, module, shared: see `ps_jax.heads.row_capacity.apply_to_existing_rows`.
@@ -56,7 +56,7 @@ def apply_in_chunks(
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _loop(work, size, variables, shared, rows, valid, key, chunks):
     def at(number):
-        return work(variables, shared, *_chunk((rows, valid), number, size), _key(key, number))
+        return work(variables, shared, *_chunk((rows, valid), number, size), key)
 
     def turn(number, result):
         return jax.tree.map(
@@ -80,7 +80,7 @@ def _backward(work, size, arguments, grad):
 
     def turn(number, total):
         def at(variables, shared):
-            return work(variables, shared, *_chunk((rows, valid), number, size), _key(key, number))
+            return work(variables, shared, *_chunk((rows, valid), number, size), key)
 
         pull = jax.vjp(at, variables, shared)[1]
         return jax.tree.map(jnp.add, total, pull(_chunk(grad, number, size)))
@@ -94,7 +94,3 @@ _loop.defvjp(_forward, _backward)
 
 def _chunk(tree, number, size):
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, number * size, size), tree)
-
-
-def _key(key, number):
-    return None if key is None else jax.random.fold_in(key, number)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class StochasticDepth(nn.Module):
@@ -23,8 +23,16 @@ class StochasticDepth(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows *rest"], train: bool) -> Float[Array, "rows *rest"]:
+    def __call__(
+        self, x: Float[Array, "rows *rest"], train: bool, numbers: Int[Array, " rows"] | None = None
+    ) -> Float[Array, "rows *rest"]:
         """Returns `x` [rows, ...] with dropped rows zeroed; `x` itself unless training.
+
+        Args:
+          x: the branch.
+          train: whether anything is dropped.
+          numbers: where given, each row is dropped by a draw of its own, that of its number, wherever it stands and
+            whatever other rows there are.
 
         Raises:
           ValueError: if `rate` is not in [0, 1).
@@ -35,7 +43,9 @@ class StochasticDepth(nn.Module):
             return x
         rows, survival = x.shape[0], 1.0 - self.rate
         key = self.make_rng("stochastic_depth")
-        if self.axis_name is None or self.is_initializing():
+        if numbers is not None:
+            kept = jax.vmap(lambda n: jax.random.bernoulli(jax.random.fold_in(key, n), survival))(numbers)
+        elif self.axis_name is None or self.is_initializing():
             kept = jax.random.bernoulli(key, survival, (rows,))
         else:
             device = jax.lax.axis_index(self.axis_name)

@@ -3,7 +3,10 @@
 from ps_jax.porting.classifiers import classifier_rules as classifier_rules
 from ps_jax.porting.classifiers import load_classifier_weights as load_classifier_weights
 from ps_jax.porting.classifiers import port_classifier as port_classifier
+from ps_jax.porting.published import PUBLISHED as PUBLISHED
+from ps_jax.porting.published import published_weights as published_weights
 from ps_jax.porting.rules import Rule as Rule
+from ps_jax.porting.rules import Transform as Transform
 from ps_jax.porting.rules import batch_norm_rules as batch_norm_rules
 from ps_jax.porting.rules import convolution_kernel as convolution_kernel
 from ps_jax.porting.rules import convolution_rules as convolution_rules
@@ -14,11 +17,15 @@ from ps_jax.porting.rules import linear_kernel as linear_kernel
 from ps_jax.porting.rules import linear_rules as linear_rules
 from ps_jax.porting.rules import match_rules as match_rules
 from ps_jax.porting.rules import port_tensors as port_tensors
+from ps_jax.porting.rules import restore_tensors as restore_tensors
+from ps_jax.porting.rules import with_batch_counters as with_batch_counters
 from ps_jax.porting.swin import solider_swin_rules as solider_swin_rules
 from ps_jax.porting.swin import solider_swin_stage_rules as solider_swin_stage_rules
 from ps_jax.porting.swin import swin_rules as swin_rules
 from ps_jax.porting.swin import swin_stage_rules as swin_stage_rules
 from ps_jax.porting.tensors import read_tensors as read_tensors
+from ps_jax.porting.torch_files import read_state_dict as read_state_dict
+from ps_jax.porting.torch_writing import write_torch_file as write_torch_file
 from ps_jax.porting.trunks import convnext_rules as convnext_rules
 from ps_jax.porting.trunks import convnext_stage_rules as convnext_stage_rules
 from ps_jax.porting.trunks import load_trunk_weights as load_trunk_weights

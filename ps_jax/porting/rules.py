@@ -1,5 +1,7 @@
 """The porting engine: a table of rules carries foreign tensors to our variables, all or nothing.
 
+The same table is the way back (`restore_tensors`).
+
 A rule says under which name a tensor stands in the PyTorch checkpoint, where it goes in our variables and
 how its axes move. Names may hold placeholders in braces that stand for one number, the same on both sides:
 
@@ -7,9 +9,10 @@ how its axes move. Names may hold placeholders in braces that stand for one numb
 
 Nothing is skipped in silence: a tensor without a rule, a variable without a tensor and a shape that does
 not fit are all collected and raised in one error. What a checkpoint holds but we have no use for is named
-by a rule with `ours=None`.
+by a rule with `ours=None`. Several names for one variable (aliases of one tensor in PyTorch) must hold equal values.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -21,27 +24,37 @@ from flax import traverse_util
 
 from ps_jax.errors import PortingError
 
-Transform = Callable[[np.ndarray], np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """What becomes of a tensor's axes, and the way back.
+
+    Attributes:
+      forward: PyTorch's array -> ours; must raise ValueError if its axes are not as expected, as numpy's transpose
+        does.
+      inverse: ours -> PyTorch's, bit for bit what it was.
+    """
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    inverse: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, tensor: np.ndarray) -> np.ndarray:
+        return self.forward(tensor)
 
 
-def identity(tensor: np.ndarray) -> np.ndarray:
-    """Leaves the tensor as it is."""
-    return tensor
+# Leaves the tensor as it is.
+identity = Transform(lambda tensor: tensor, lambda value: value)
 
+# (out, in / groups, height, width) -> (height, width, in / groups, out); depthwise kernels too.
+convolution_kernel = Transform(
+    lambda tensor: tensor.transpose(2, 3, 1, 0), lambda value: value.transpose(3, 2, 0, 1)
+)
 
-def convolution_kernel(tensor: np.ndarray) -> np.ndarray:
-    """(out, in / groups, height, width) -> (height, width, in / groups, out); depthwise kernels too."""
-    return tensor.transpose(2, 3, 1, 0)
+# (out, in) -> (in, out).
+linear_kernel = Transform(lambda tensor: tensor.transpose(1, 0), lambda value: value.transpose(1, 0))
 
-
-def linear_kernel(tensor: np.ndarray) -> np.ndarray:
-    """(out, in) -> (in, out)."""
-    return tensor.transpose(1, 0)
-
-
-def flatten(tensor: np.ndarray) -> np.ndarray:
-    """(channel, 1, 1) -> (channel), for factors of channels or heads."""
-    return tensor.reshape(-1)
+# (channel, 1, 1) -> (channel), for factors of channels or heads.
+flatten = Transform(lambda tensor: tensor.reshape(-1), lambda value: value.reshape(-1, 1, 1))
 
 
 class Rule(NamedTuple):
@@ -51,13 +64,12 @@ class Rule(NamedTuple):
       torch: name in the checkpoint, with {placeholders} for numbers.
       ours: path "collection/module/.../leaf" in our variables, with the same placeholders; None drops the
         tensor on purpose.
-      transform: what becomes of the array; must raise ValueError if its axes are not as expected, as numpy's
-        transpose does.
+      transform: what becomes of the array, a `Transform`; a plain function does where there is no way back.
     """
 
     torch: str
     ours: str | None
-    transform: Transform = identity
+    transform: Callable[[np.ndarray], np.ndarray] = identity
 
 
 def convolution_rules(torch: str, ours: str) -> list[Rule]:
@@ -157,7 +169,10 @@ def port_tensors(
             unmatched.append(f"{name} {_shape(tensor)}: the model has no {path}")
             continue
         if path in source:
-            unmatched.append(f"{name} {_shape(tensor)}: {path} is already filled by {source[path]}")
+            if not _equal(transform, tensor, tensors[source[path]]):
+                unmatched.append(
+                    f"{name} {_shape(tensor)}: {path} is already filled by {source[path]}, with other values"
+                )
             continue
         source[path] = name
         try:
@@ -173,6 +188,65 @@ def port_tensors(
     missing = [f"{path} {_shape(leaf)}" for path, leaf in wanted.items() if path not in source]
     _raise_if_any(unmatched, missing, misshapen)
     return traverse_util.unflatten_dict(ported, sep="/")
+
+
+def restore_tensors(
+    variables: Mapping[str, Any], rules: Iterable[Rule], names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Carries our variables back to checkpoint tensors, the inverse of `port_tensors`.
+
+    Args:
+      variables: nested dictionaries of arrays, collections on top.
+      rules: the table.
+      names: names in the checkpoint; those that no rule takes to one of the variables are left out. None: one name
+        for every variable that a rule leads to, by the first such rule.
+
+    Returns:
+      Arrays by their name in the checkpoint.
+
+    Raises:
+      PortingError: a rule's transform has no inverse.
+    """
+    values = traverse_util.flatten_dict(_as_dict(variables), sep="/")
+    rules = list(rules)
+    names = _names_of(values, rules) if names is None else list(names)
+    restored = {}
+    for name, rule in match_rules(names, rules).items():
+        if rule.ours not in values:
+            continue
+        if not isinstance(rule.transform, Transform):
+            raise PortingError(f"{rule.ours} cannot be carried back to {name}: its transform has no inverse.")
+        restored[name] = rule.transform.inverse(np.asarray(values[rule.ours]))
+    return restored
+
+
+def with_batch_counters(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Restored tensors with the counter of batches that every batch normalisation of PyTorch's has; 0 here."""
+    counters = {
+        f"{name.removesuffix('running_mean')}num_batches_tracked": np.zeros((), np.int64)
+        for name in tensors
+        if name.endswith(".running_mean")
+    }
+    return {**tensors, **counters}
+
+
+def _names_of(paths: Iterable[str], rules: Iterable[Rule]) -> list[str]:
+    """Names in the checkpoint of our variables: for each the first rule that leads to it."""
+    table = [(_pattern(rule.ours), rule.torch) for rule in rules if rule.ours is not None]
+    names = []
+    for path in paths:
+        for pattern, torch in table:
+            if match := pattern.fullmatch(path):
+                names.append(torch.format(**match.groupdict()))
+                break
+    return names
+
+
+def _equal(transform: Callable[[np.ndarray], np.ndarray], one: np.ndarray, other: np.ndarray) -> bool:
+    try:
+        return np.array_equal(transform(one), transform(other))
+    except ValueError:
+        return False
 
 
 def _as_dict(tree: Mapping[str, Any]) -> dict[str, Any]:

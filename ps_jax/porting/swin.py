@@ -7,6 +7,7 @@ import numpy as np
 
 from ps_jax.porting.rules import (
     Rule,
+    Transform,
     convolution_rules,
     flatten,
     layer_norm_rules,
@@ -15,15 +16,24 @@ from ps_jax.porting.rules import (
 )
 
 
-def unfolded_kernel(tensor: np.ndarray) -> np.ndarray:
-    """SOLIDER's (out, 4 in) -> (4 in, out): of 2x2 merged cells it has the channel first, we the column."""
+def _unfold_kernel(tensor: np.ndarray) -> np.ndarray:
     outputs, merged = tensor.shape
     return tensor.reshape(outputs, merged // 4, 2, 2).transpose(3, 2, 1, 0).reshape(merged, outputs)
 
 
-def unfolded_vector(tensor: np.ndarray) -> np.ndarray:
-    """SOLIDER's (4 in) -> (4 in), as `unfolded_kernel`."""
-    return tensor.reshape(-1, 2, 2).transpose(2, 1, 0).reshape(-1)
+def _fold_kernel(value: np.ndarray) -> np.ndarray:
+    merged, outputs = value.shape
+    return value.reshape(2, 2, merged // 4, outputs).transpose(3, 2, 1, 0).reshape(outputs, merged)
+
+
+# SOLIDER's (out, 4 in) -> (4 in, out): of 2x2 merged cells it has the channel first, we the column.
+unfolded_kernel = Transform(_unfold_kernel, _fold_kernel)
+
+# SOLIDER's (4 in) -> (4 in), as `unfolded_kernel`.
+unfolded_vector = Transform(
+    lambda tensor: tensor.reshape(-1, 2, 2).transpose(2, 1, 0).reshape(-1),
+    lambda value: value.reshape(2, 2, -1).transpose(2, 1, 0).reshape(-1),
+)
 
 
 def _block_rules(torch: str, ours: str, attention: str, expand: str, project: str) -> list[Rule]:

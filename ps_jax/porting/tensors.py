@@ -5,40 +5,54 @@ from pathlib import Path
 import numpy as np
 
 from ps_jax.errors import PortingError
+from ps_jax.porting.published import is_published, published_weights
+from ps_jax.porting.torch_files import read_state_dict
 
-_CONVERT = (
-    "Files of pickled Python objects are not read. Where PyTorch is installed, write the tensors out once "
-    "and give that file: "
-    "python -c \"import torch, numpy; s = torch.load('{name}', map_location='cpu', weights_only=True); "
-    "s = s.get('model', s.get('state_dict', s)); "
-    "numpy.savez('{stem}.npz', **{{k: v.numpy() for k, v in s.items() if hasattr(v, 'numpy')}})\""
-)
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
+SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
+
+# What wrappers put before every name: PyTorch Lightning, torch.nn.DataParallel, torch.compile.
+WRAPPERS = ("model.", "module.", "_orig_mod.")
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every tensor of a weights file.
 
+    Of a PyTorch checkpoint these are the tensors of its model; optimiser, schedule and whatever else it keeps are
+    left out (`ps_jax.porting.torch_files`).
+
     Args:
-      path: a .npz file, or a .safetensors file (needs the package `safetensors`, not PyTorch).
+      path: a .npz file, a .safetensors file (needs the package `safetensors`), or a .pth, .pt or .ckpt file that
+        `torch.save` wrote. None of them needs PyTorch, and nothing in them is executed. Or the name of weights in
+        `ps_jax.porting.published.PUBLISHED`.
 
     Returns:
-      The arrays by the name they have in the file, in the file's order.
+      The arrays by the name they have in the file, in the file's order; without a prefix of `WRAPPERS` that all of
+      them have.
 
     Raises:
-      PortingError: if the file is missing, of another kind (the message says how to convert a PyTorch
-        file), or damaged.
+      PortingError: if the file is missing, of another kind, or damaged.
+      ConfigError: if there are no published weights of that name.
     """
-    path = Path(path)
-    if path.suffix not in (".npz", ".safetensors"):
-        raise PortingError(
-            f"Cannot read weights from {path}: this version reads .npz and .safetensors files. "
-            + _CONVERT.format(name=path.name, stem=path.stem)
-        )
+    path = published_weights(str(path)) if is_published(path) else Path(path)
+    if path.suffix not in SUFFIXES:
+        raise PortingError(f"Cannot read weights from {path}: known are {', '.join(SUFFIXES)} files.")
     if not path.is_file():
         raise PortingError(f"There is no weights file {path}.")
     if path.suffix == ".npz":
-        return _read_npz(path)
-    return _read_safetensors(path)
+        return _unwrapped(_read_npz(path))
+    if path.suffix == ".safetensors":
+        return _unwrapped(_read_safetensors(path))
+    return _unwrapped(read_state_dict(path))
+
+
+def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while tensors:
+        found = [prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in tensors)]
+        if not found:
+            break
+        tensors = {name.removeprefix(found[0]): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -217,7 +217,7 @@ def load_trunk_weights(
     """Reads a weights file and carries it to a trunk's variables: `read_tensors`, then `port_trunk`.
 
     Args:
-      path: .npz or .safetensors file with torchvision's names, or SOLIDER's for its trunks.
+      path: file with torchvision's names, or SOLIDER's for its trunks, or a published name; see `read_tensors`.
       trunk: the trunk's name, see `trunk_rules`.
       template: the trunk's variables, {"params": ..., "batch_stats": ...}, or their shapes.
       torch: prefix in the checkpoint; None is the file's own, see `trunk_rules`.

@@ -4,11 +4,12 @@
                            [--only ROW ...] [--config.x.y=value ...]
     python -m ps_jax.sweep configs/tables/spnet_table8.py --list
 
-The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set
-(--config.data.dir=PATH) at the paper's size. Every run is a process with a work directory and a log of its own. The
-same command goes on where it ended: finished runs are not run again, nor are rows that another table has run with the
-same arguments; two tables may run at the same time. Exit code 1: a run failed, 2: something the user
-can mend (one message on stderr), 130 after Ctrl-C and 143 after SIGTERM (the running state was saved first).
+The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set at the
+paper's size, from data/prw (a table without pre-training also by --config.data.dir=PATH). Every run is a process
+with a work directory and a log of its own. The same command goes on where it ended: finished runs are not run again,
+nor are rows that another table has run with the same arguments; two tables may run at the same time. Exit code 1: a
+run failed, 2: something the user can mend (one message on stderr), 130 after Ctrl-C and 143 after SIGTERM (the running
+state was saved first).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 from ps_jax.errors import ConfigError, PersonSearchError
+from ps_jax.porting.published import is_published
 from ps_jax.sweep.records import Records
 from ps_jax.sweep.running import Sweep, describe, run_sweep
 from ps_jax.sweep.tables import load_table
@@ -46,7 +48,10 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
     )
     option("--seeds", type=int, help="seeds of each row, counted from 0 (default: the table's)")
     option("--only", nargs="+", metavar="ROW", help="names of rows")
-    option("--weights", help="trunk weights that every run starts from, unless its row says otherwise")
+    option(
+        "--weights",
+        help="trunk weights that every run starts from, file or name, unless its row says otherwise",
+    )
     option("--list", action="store_true", help="print the runs and what became of them, run nothing")
     options, passed = parser.parse_known_args(arguments)
     for argument in passed:
@@ -56,7 +61,7 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
             )
     if options.seeds is not None and options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; wanted is 1 or more")
-    if options.weights and not Path(options.weights).is_file():
+    if options.weights and not (is_published(options.weights) or Path(options.weights).is_file()):
         raise ConfigError(f"--weights {options.weights}: there is no such file")
     table = load_table(options.table)
     path, _, dataset = options.table.partition(":")
@@ -68,10 +73,22 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         rows=tuple(map(table.row, options.only)) if options.only else table.rows,
         seeds=options.seeds or table.seeds,
         arguments=tuple(passed),
-        weights=os.path.abspath(options.weights) if options.weights else "",
+        weights=_weights(options.weights),
         command=shlex.join(["python", "-m", "ps_jax.sweep", *arguments]),
     )
+    datasets = sorted({row.config.partition(":")[2] for row, _ in sweep.runs()})
+    for argument in passed:
+        if argument.startswith("--config.data.") and len(datasets) > 1:
+            raise ConfigError(
+                f"{argument} would change every row, but these are trained on {' and '.join(datasets)}: each is looked "
+                "for in data/ under its name; put it, or a link to it, there"
+            )
     return sweep, options.list
+
+
+def _weights(given: str | None) -> str:
+    """The weights as every run takes them: a file by its absolute path, published ones by their name."""
+    return os.path.abspath(given) if given and not is_published(given) else given or ""
 
 
 def list_runs(sweep: Sweep) -> None:

@@ -186,7 +186,7 @@ def _run(sweep: Sweep, row: Row, seed: int, records: Records, interruption: Inte
         arguments=sweep.run_arguments(row, seed),
         status=FAILED,
         exit_code=1,
-        minutes=before.minutes if before else 0.0,
+        minutes=before.minutes if before and before.arguments == sweep.run_arguments(row, seed) else 0.0,
     )
     first = records.get(row.after, seed) if row.after else None
     if row.after and (first is None or first.status != FINISHED):
@@ -196,7 +196,7 @@ def _run(sweep: Sweep, row: Row, seed: int, records: Records, interruption: Inte
     with _alone_with(workdir, interruption) as lock:
         if lock is None:
             exit_code, minutes = 1, record.minutes
-        elif finished.exists():
+        elif finished.exists() and (workdir / "config.json").exists():
             exit_code, minutes = 0, json.loads(finished.read_text())["minutes"]
         else:
             began = time.monotonic()

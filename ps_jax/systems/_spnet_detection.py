@@ -24,9 +24,8 @@ def detect(model: "SPNet", scenes: Scenes) -> Detections:
     Returns:
       Arrays [B, detections_per_scene, ...].
     """
-    pyramid = model.features(scenes, train=False)
+    pyramid, anchor_embedding = model.look(scenes)
     anchors = model.anchors(scenes, pyramid)
-    anchor_embedding = model.anchor_embedder(pyramid)
     best = _best(model, offset_norm(model.offsets(0, anchor_embedding)), model.top_anchors)
     offsets = model.offsets(0, jnp.take_along_axis(anchor_embedding, best[..., None], axis=1))
     scene = jnp.arange(best.shape[0])
@@ -36,20 +35,25 @@ def detect(model: "SPNet", scenes: Scenes) -> Detections:
     return _from_offsets(model, pyramid, scenes, scene, anchors[best], offsets)
 
 
-def find(model: "SPNet", scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
+def find(
+    model: "SPNet",
+    scenes: Scenes,
+    queries: Float[Array, "query dimension"],
+    pyramid: dict[str, Array],
+    anchor_embedding: Float[Array, "batch anchor dimension"],
+) -> Detections:
     """Query-centric search: looks for each query in each scene.
 
     Args:
       model: the bound module.
       scenes: B scenes.
       queries: Q embeddings of people as `embed_queries` makes them.
+      pyramid, anchor_embedding: of the scenes.
 
     Returns:
       Arrays [B, Q, query_top_anchors, ...].
     """
-    pyramid = model.features(scenes, train=False)
     anchors = model.anchors(scenes, pyramid)
-    anchor_embedding = model.anchor_embedder(pyramid)
     batch, count = anchor_embedding.shape[0], queries.shape[0]
     scene = jnp.repeat(jnp.arange(batch), count)
     query = jnp.tile(queries.astype(jnp.float32), (batch, 1))
@@ -98,27 +102,29 @@ def _from_offsets(
 
     size = jnp.asarray(scenes.size)[scene]
     best = slice(None, model.detections_per_scene)
-    score = jax.nn.sigmoid(logits[:, best])
     box = clip_boxes(decode(deltas[:, best], anchors[:, best]), size)
-    box, score, valid = _suppress(model, box, score, score > model.score_threshold)
+    # Logits tell apart what scores close to 1 do not.
+    logits = logits[:, best]
+    valid = jax.nn.sigmoid(logits) > model.score_threshold
+    box, logits, valid = _suppress(model, box, logits, valid)
     for step in range(1, model.num_cascade_steps + 1):
         embedding = model.embed_locations(step, pyramid, box, valid, train=False, scene=scene)
         offsets = model.offsets(step, embedding, query)
         # The score of the last step counts, even where it falls below the threshold.
-        score = jax.nn.sigmoid(model.logits(step, offset_norm(offsets), valid, train=False))
+        logits = model.logits(step, offset_norm(offsets), valid, train=False)
         box = clip_boxes(decode(model.regression_head[step](offsets), box), size)
-        box, score, valid = _suppress(model, box, score, valid)
+        box, logits, valid = _suppress(model, box, logits, valid)
 
     embedding = model.embed_boxes(pyramid, box, valid, train=False, scene=scene)
     return Detections(
         box=jnp.where(valid[..., None], box, 0.0),
-        score=jnp.where(valid, score, 0.0),
+        score=jnp.where(valid, jax.nn.sigmoid(logits), 0.0),
         embedding=jnp.where(valid[..., None], embedding, 0.0),
         valid=valid,
     )
 
 
-def _suppress(model, box, score, valid):
-    """Boxes, scores and mask after non-maximum suppression, those that stand first, by falling score."""
-    kept, order = suppress(box, score, valid, model.nms_threshold)
-    return take(box, order), take(score, order), take(kept, order)
+def _suppress(model, box, logits, valid):
+    """Boxes, logits and mask after non-maximum suppression, those that stand first, by falling logit."""
+    kept, order = suppress(box, logits, valid, model.nms_threshold)
+    return take(box, order), take(logits, order), take(kept, order)

@@ -82,8 +82,7 @@ def object_centric_losses(
         model.sow("intermediates", f"chosen{step}", chosen)
         model.sow("intermediates", f"stage{step}", stage)
 
-    scene = jnp.arange(people.valid.shape[0])
-    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    groups = [EmbeddedBoxes(annotated, people.box, None, people.identity, people.person, people.valid)]
     if not model.reid_gt_only:
         predicted = predicted_boxes(stage, size)
         target_identity, target_person = (
@@ -92,7 +91,7 @@ def object_centric_losses(
         accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou
         accurate &= stage.samples.valid & jnp.any(people.valid, axis=1)[:, None]
         embedding = model.embed_boxes(pyramid, predicted, accurate, train=True)
-        groups.insert(0, EmbeddedBoxes(embedding, predicted, scene, target_identity, target_person, accurate))
+        groups.insert(0, EmbeddedBoxes(embedding, predicted, None, target_identity, target_person, accurate))
         model.sow("intermediates", "reid_identity", target_identity)
         model.sow("intermediates", "reid_person", target_person)
         model.sow("intermediates", "reid_embedding", embedding)

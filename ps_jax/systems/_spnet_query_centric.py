@@ -253,8 +253,7 @@ def query_centric_losses(
         terms |= stage_losses(model, step, stage)
         model.sow("intermediates", f"stage{step}", stage)
 
-    scene = jnp.arange(people.valid.shape[0])
-    groups = [EmbeddedBoxes(annotated, people.box, scene, people.identity, people.person, people.valid)]
+    groups = [EmbeddedBoxes(annotated, people.box, None, people.identity, people.person, people.valid)]
     if not model.reid_gt_only:
         predicted = predicted_boxes(stage, size)
         accurate = elementwise_iou(predicted, stage.samples.target_box) >= model.reid_iou

@@ -32,7 +32,7 @@ class EmbeddedBoxes(NamedTuple):
     Attributes:
       embedding: f32[row, box, D].
       box: f32[row, box, 4].
-      scene: i32[row], the scene of the batch that a row lies in.
+      scene: i32[row], the scene of the batch that a row lies in; None: row r lies in scene r.
       identity: i32[row, box], 0 .. L-1 for known people, -1 for unknown ones.
       person: i32[row, box], see `ps_jax.interface.People`.
       valid: bool[row, box].
@@ -40,7 +40,7 @@ class EmbeddedBoxes(NamedTuple):
 
     embedding: Array
     box: Array
-    scene: Array
+    scene: Array | None
     identity: Array
     person: Array
     valid: Array

@@ -35,6 +35,23 @@ class SPNetSystem(System):
         """See `System.search_mode`: the path that was trained."""
         return self.module.mode
 
+    def in_parts(self, count):
+        """See `System.in_parts`. Every micro-batch has its part of the batch's pairs and anchors.
+
+        Raises:
+          ConfigError: if they cannot be shared evenly.
+        """
+        module, options = self.module, {}
+        names = ("pairs_per_batch", "anchors_per_batch") if module.mode == "qc" else ("anchors_per_batch",)
+        for name in names:
+            whole = getattr(module, name)
+            if whole is not None and whole % count:
+                raise ConfigError(
+                    f"{name} is {whole}, which {count} micro-batches (accumulate_steps) cannot share"
+                )
+            options[name] = whole and whole // count
+        return self.changed(**options)
+
     def init(self, rng, scenes, people):
         """See `System.init`. The box embedder's stage starts as a copy of the trunk's last stage."""
         return self._with_copies(_copy_last_stage(super().init(rng, scenes, people)))

@@ -23,8 +23,8 @@ class System:
     of the images (lookup tables, queues) and may be empty. All methods are pure and can be jitted.
 
     A subclass names its Linen module class, which has the methods `initialise()`, `losses(scenes, people)`,
-    `detect(scenes)`, `embed(scenes, boxes)` and, where it searches query by query, `find(scenes, queries)` and
-    possibly `embed_queries(scenes, boxes)`, all taking normalised images.
+    `detect(scenes)`, `embed(scenes, boxes)` and, where it searches query by query, `look(scenes)`,
+    `find(scenes, queries, looked)` and possibly `embed_queries(scenes, boxes)`, all taking normalised images.
 
     Attributes:
       name: the system's name in a configuration.
@@ -56,6 +56,11 @@ class System:
         options = {f.name: getattr(self.module, f.name) for f in dataclasses.fields(self.module_class)}
         options = {name: value for name, value in options.items() if name not in ("parent", "name")}
         return type(self)(options | model)
+
+    def in_parts(self, count: int) -> "System":
+        """The system for a step that takes its batch in `count` micro-batches; the same unless it counts in batches."""
+        del count
+        return self
 
     @property
     def search_mode(self) -> str:
@@ -144,19 +149,41 @@ class System:
         method = "embed_queries" if hasattr(self.module, "embed_queries") else "embed"
         return self._apply(method, variables, scenes, boxes)
 
-    def find(
-        self, variables: Variables, scenes: Scenes, queries: Float[Array, "query dimension"]
-    ) -> Detections:
-        """Looks for each query, as `embed_queries` makes them, in each scene: `Detections` with arrays [B, Q, K, ...].
+    def look(self, variables: Variables, scenes: Scenes) -> PyTree:
+        """What `find` makes of scenes before it knows a query, to be handed to it with many of them.
 
         Raises:
           ValueError: if the system does not search query by query.
         """
+        self._check_find()
+        return self._apply("look", variables, scenes)
+
+    def find(
+        self,
+        variables: Variables,
+        scenes: Scenes,
+        queries: Float[Array, "query dimension"],
+        looked: PyTree | None = None,
+    ) -> Detections:
+        """Looks for each query, as `embed_queries` makes them, in each scene: `Detections` with arrays [B, Q, K, ...].
+
+        Args:
+          variables: {"params", "batch_stats", "memory"}.
+          scenes: B scenes.
+          queries: Q queries.
+          looked: what `look` made of the scenes; None computes it.
+
+        Raises:
+          ValueError: if the system does not search query by query.
+        """
+        self._check_find()
+        return self._apply("find", variables, scenes, queries, looked)
+
+    def _check_find(self) -> None:
         if not hasattr(self.module, "find"):
             raise ValueError(f"{self.name} has no query-centric search")
-        return self._apply("find", variables, scenes, queries)
 
-    def _apply(self, method: str, variables: Variables, scenes: Scenes, *arguments: Array) -> Any:
+    def _apply(self, method: str, variables: Variables, scenes: Scenes, *arguments: Any) -> Any:
         return self.module.apply(variables, self.normalise(scenes), *arguments, method=method)
 
     def trainable(self, params: PyTree) -> PyTree:

@@ -33,6 +33,7 @@ from ps_jax.heads import (
 from ps_jax.interface import Detections, People, Scenes
 from ps_jax.necks import FeaturePyramid
 from ps_jax.systems import _spnet_detection
+from ps_jax.systems._devices import gather_rows, global_numbers
 from ps_jax.systems._spnet_lwf import FORMS, forgetting_loss
 from ps_jax.systems._spnet_object_centric import object_centric_losses
 from ps_jax.systems._spnet_query_centric import query_centric_losses
@@ -212,6 +213,14 @@ class SPNet(nn.Module):
         }.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}. Use one of: {', '.join(known)}.")
+        if self.logit_scale == "none" and not self.positive_norm and self.score_threshold >= 0.5:
+            raise ConfigError(
+                "logit_scale 'none' scores at most 0.5, so that nobody would ever be detected: set "
+                "positive_norm=True, or score_threshold (config.model's and config.eval's) below 0.5"
+            )
+        for name in ("embedding_dim", "reid_dim"):
+            if getattr(self, name) < 2 or getattr(self, name) % 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}. Use an even number, 2 or more.")
         if self.num_cascade_steps < 0:
             raise ConfigError(f"num_cascade_steps is {self.num_cascade_steps}. Use 0 or more.")
         if self.mode == "qc" or self.num_cascade_steps:
@@ -272,7 +281,10 @@ class SPNet(nn.Module):
         train: bool,
         scene: Int[Array, " row"] | None = None,
     ) -> Float[Array, "row box dimension"]:
-        """Embeds rows of boxes for re-identification; row r belongs to scene r unless `scene` says another."""
+        """Embeds rows of boxes for re-identification; row r belongs to scene r unless `scene` says another.
+
+        Rows with a `scene`, such as pairs, are the same on all devices; for others every device has its own.
+        """
         return self._embed(self.box_embedder, pyramid, boxes, valid, train, scene)
 
     def embed_locations(
@@ -291,6 +303,7 @@ class SPNet(nn.Module):
 
     def _embed(self, embedder, pyramid, boxes, valid, train, scene):
         rows, count = valid.shape
+        number = jnp.arange(rows) if scene is not None else global_numbers(rows, self.axis_name)
         scene = jnp.arange(rows) if scene is None else scene
         embedding = embedder(
             pyramid["p3"],
@@ -298,6 +311,7 @@ class SPNet(nn.Module):
             jnp.repeat(scene, count),
             valid.reshape(-1),
             train,
+            (number[:, None] * count + jnp.arange(count)).reshape(-1),
         )
         return embedding.reshape(rows, count, -1)
 
@@ -321,7 +335,9 @@ class SPNet(nn.Module):
     def clip_size(self, scenes: Scenes) -> Int[Array, "batch 2"]:
         """(height, width) that the boxes predicted in each scene are clipped to in training."""
         size = jnp.asarray(scenes.size)
-        return jnp.broadcast_to(size[:1], size.shape) if self.clip_to_first_scene else size
+        if not self.clip_to_first_scene:
+            return size
+        return jnp.broadcast_to(gather_rows(size, self.axis_name)[:1], size.shape)
 
     def losses(self, scenes: Scenes, people: People) -> dict[str, Float[Array, ""]]:
         """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""
@@ -343,10 +359,22 @@ class SPNet(nn.Module):
         """Finds everybody (object-centric path): arrays [B, detections_per_scene, ...]."""
         return _spnet_detection.detect(self, scenes)
 
-    def find(self, scenes: Scenes, queries: Float[Array, "query dimension"]) -> Detections:
+    def look(self, scenes: Scenes) -> tuple[dict[str, Array], Float[Array, "batch anchor dimension"]]:
+        """What a search looks at whatever it looks for: feature pyramid and anchor embeddings."""
+        pyramid = self.features(scenes, train=False)
+        return pyramid, self.anchor_embedder(pyramid)
+
+    def find(
+        self,
+        scenes: Scenes,
+        queries: Float[Array, "query dimension"],
+        looked: tuple[dict[str, Array], Array] | None = None,
+    ) -> Detections:
         """Finds each query's person (query-centric path): arrays [B, Q, query_top_anchors, ...]."""
         self._check_queries()
-        return _spnet_detection.find(self, scenes, queries)
+        return _spnet_detection.find(
+            self, scenes, queries, *(self.look(scenes) if looked is None else looked)
+        )
 
     def embed(
         self, scenes: Scenes, boxes: Float[Array, "batch box 4"]

@@ -175,7 +175,7 @@ def _train(
             "config": plain_config(config),
             "pretrained": origin,
         }
-        metrics: dict[str, jax.Array] = {}  # of the last step taken
+        unseen: list[dict[str, jax.Array]] = []  # metrics of the last steps, on the devices
         marked_step, marked_time = step, time.monotonic()
         host_batches = run.source.train_batches(
             settings, config.seed, step, jax.process_index(), jax.process_count()
@@ -197,10 +197,14 @@ def _train(
             saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
             logs = finished or step == 1 or _due(settings.log_every, step)
 
-            # Look at the last step's values, before anything of it is kept
-            if checkpoints and writer and metrics and (logs or saves):
-                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                check_finite(phase.name, step, values, checkpoints.last_good)
+            # Look at the values of the last steps, before anything of them is kept
+            if checkpoints and writer and unseen and (logs or saves):
+                for earlier, measured in zip(
+                    range(step - len(unseen), step), jax.device_get(unseen), strict=True
+                ):
+                    values = {name: float(value) for name, value in measured.items()}
+                    check_finite(phase.name, earlier + 1, values, checkpoints.last_good)
+                unseen.clear()
                 if logs:
                     checkpoints.check()
                     rate = (step - marked_step) / (time.monotonic() - marked_time)
@@ -233,6 +237,8 @@ def _train(
 
             # One step
             state, metrics = phase.step(state, next(batches), run.interruption.received or 0)
+            if writer:
+                unseen.append(metrics)
             step += 1
             progress.advance()
 

@@ -93,7 +93,7 @@ class Phase:
         """The state at step 0: from what was trained before, else with trunk weights, else from scratch.
 
         Args:
-          weights: file with trunk weights, "" for none.
+          weights: file or name of trunk weights, see `ps_jax.porting.read_tensors`; "" for none.
           pretrained: the phase before, or what another run trained.
 
         Raises:
@@ -124,7 +124,7 @@ class Phase:
         elif self.system.needs_weights:
             raise ConfigError(
                 f"phase {self.name} needs the weights of a trained trunk (config.{self.name}.model.lwf); "
-                "name a file with them: --config.weights=FILE"
+                "name a file with them, --config.weights=FILE, or published ones, --config.weights=torchvision/..."
             )
         return jax.jit(self._first_state)(variables)
 
@@ -155,6 +155,8 @@ def prepare_phase(
     dtype = compute_dtype(config.precision)
     system = build(config.system, arguments | {"dtype": dtype, "axis_name": None})
     in_step = build(config.system, arguments | {"dtype": dtype, "axis_name": AXIS_NAME})
+    if micro_batches(settings) > 1:
+        in_step = in_step.in_parts(micro_batches(settings))
 
     # Variables
     batch = next(iter(source.train_batches(settings, config.seed)))
@@ -166,8 +168,11 @@ def prepare_phase(
     total_steps = round(settings.epochs * steps_per_epoch)  # epochs may be a fraction
     warmup_steps = warmup_length(settings, steps_per_epoch, total_steps)
 
+    epochs = settings.get("milestones")  # after which the learning rate steps down
+    milestones = None if epochs is None else [round(epoch * steps_per_epoch) for epoch in epochs]
+
     def schedule(peak):
-        return learning_rate_schedule(peak, total_steps, warmup_steps)
+        return learning_rate_schedule(peak, total_steps, warmup_steps, milestones)
 
     trainable = system.trainable(shapes["params"])
     optimizer = make_optimizer(settings, schedule, system.group(shapes["params"]), trainable)

@@ -128,8 +128,10 @@ class ColorSystem:
     def embed_queries(self, variables, scenes, boxes):
         return self.embed(variables, scenes, boxes)
 
-    def find(self, variables, scenes, queries):
-        found = self.detect(variables, scenes)
+    def look(self, variables, scenes):
+        return self.detect(variables, scenes)
+
+    def find(self, variables, scenes, queries, found):
         length = jnp.linalg.norm(queries, axis=-1) + 1e-6
         cosine = jnp.einsum("bkd,qd->bqk", found.embedding, queries) / length[:, None]
         cosine = cosine / (jnp.linalg.norm(found.embedding, axis=-1)[:, None] + 1e-6)

@@ -10,6 +10,9 @@ import pytest
 from evaluation_fakes import ColorSystem, DrawnSource, make_split, perfect_variables
 
 from ps_jax.errors import ConfigError
+from ps_jax.evaluation import Settings
+from ps_jax.evaluation.cbgm import ContextMatching
+from ps_jax.evaluation.cbgm_grid import ContextGrid
 from ps_jax.evaluation.options import evaluation_config, output_directory, parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +70,27 @@ def test_configuration_with_changes(workdir):
     assert changed.startswith("finetune-700-") and len(changed) == 21
 
 
+def test_context_matching_on_the_command_line(workdir):
+    # The stored configuration is of an earlier version, without "candidates" and "cbgm_grid".
+    options, changes = options_of(
+        *("--workdir", str(workdir), "--cbgm", "10,3", "--cbgm_grid", "10,20,30x2,3,4"),
+        *("--cbgm_candidates", "scenes", "--similarity", "score_cosine"),
+    )
+    config = evaluation_config(options, changes)
+    assert config.eval.cbgm.to_dict() == {"k1": 10, "k2": 3, "candidates": "scenes"}
+    assert config.eval.cbgm_grid.to_dict() == {"k1": (10, 20, 30), "k2": (2, 3, 4)}
+    settings = Settings.of(config.eval)
+    assert settings.context == ContextMatching(10, 3, "scenes")
+    assert settings.context_grid == ContextGrid((10, 20, 30), (2, 3, 4), "scenes")
+    assert settings.similarity == "score_cosine"
+    assert output_directory(options, {"phase": "finetune", "step": 700}, []).name == (
+        "finetune-700-similarity_score_cosine-cbgm_10_3-cbgm_grid_10_20_30x2_3_4-cbgm_candidates_scenes"
+    )
+    alone, changes = options_of("--workdir", str(workdir), "--cbgm_candidates", "scenes")
+    with pytest.raises(ConfigError, match="--cbgm_candidates: there is nothing to count them for"):
+        evaluation_config(alone, changes)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +111,10 @@ def test_bad_numbers_are_refused_by_the_parser(workdir, capsys):
     with pytest.raises(SystemExit):
         options_of("--workdir", str(workdir), "--cbgm", "10")
     assert "'10' is not two numbers such as 10,3" in capsys.readouterr().err
+    for grid in ("10,20", "10x2x3", "10,x2", "tenx2"):
+        with pytest.raises(SystemExit):
+            options_of("--workdir", str(workdir), "--cbgm_grid", grid)
+        assert f"'{grid}' is no grid such as 10,20,30x2,3,4" in capsys.readouterr().err
 
 
 def test_no_training_there(tmp_path):

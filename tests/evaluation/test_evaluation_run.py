@@ -94,9 +94,9 @@ def test_query_centric_programs_and_relevance():
     asked = []
 
     class Counting(ColorSystem):
-        def find(self, variables, scenes, queries):
+        def find(self, variables, scenes, queries, looked):
             asked.append((scenes.image.shape, queries.shape))
-            return super().find(variables, scenes, queries)
+            return super().find(variables, scenes, queries, looked)
 
     split = make_split(two=gallery)
     results = evaluate(
@@ -119,8 +119,8 @@ def test_a_search_looks_for_the_embeddings_of_queries_and_compares_the_others():
             color = self.embed(variables, scenes, boxes)
             return jnp.concatenate([color[..., ::-1], color], axis=-1)
 
-        def find(self, variables, scenes, queries):
-            return super().find(variables, scenes, queries[:, 2::-1])
+        def find(self, variables, scenes, queries, looked):
+            return super().find(variables, scenes, queries[:, 2::-1], looked)
 
     split = make_split()
     options = QUICK | {"mode": "qc", "query_chunk": 3}

@@ -109,10 +109,12 @@ class _Dropped(nn.Module):
         self.depth, self.linear = StochasticDepth(0.5), Linear(3)
 
     def __call__(self, shared, x, valid, train=True, independent=True):
-        def work(module, shared, x, valid):
-            return {"y": module.linear(module.depth(jnp.sin(x * shared), train))}
+        def work(module, shared, rows, valid):
+            x, number = rows
+            return {"y": module.linear(module.depth(jnp.sin(x * shared), train, number))}
 
-        return apply_to_existing_rows(work, self, shared, x, valid, independent=independent)["y"]
+        rows = (x, jnp.arange(x.shape[0]))
+        return apply_to_existing_rows(work, self, shared, rows, valid, independent=independent)["y"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
@@ -136,6 +138,20 @@ def test_chunks_of_existing_rows_equal_work_on_all(count):
     assert (count > 0) == bool(jnp.any(expected[0][1] != 0))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_drawn_for_a_row_does_not_depend_on_the_other_rows():
+    """Stochastic depth draws by a row's number, not by its place in a chunk."""
+    x, shared = jax.random.normal(jax.random.key(4), (70, 4)), jnp.ones(4)
+    some = jnp.arange(70) % 3 == 1
+    module = _Dropped()
+    keys = {"params": jax.random.key(0), "stochastic_depth": jax.random.key(1)}
+    variables = module.init(keys, shared, x, some)
+    rngs = {"stochastic_depth": jax.random.key(5)}
+    y, y_ = (module.apply(variables, shared, x, valid, rngs=rngs) for valid in (jnp.ones(70, bool), some))
+    np.testing.assert_array_equal(y_[some], y[some])
+    kept = jnp.any(y != variables["params"]["linear"]["bias"], axis=1)
+    assert 0.3 < jnp.mean(kept) < 0.7
 
 
 def test_chunks_draw_the_same_forward_and_backward_and_not_all_alike():

@@ -9,12 +9,17 @@ from ps_jax.errors import PortingError
 from ps_jax.porting import (
     Rule,
     batch_norm_rules,
+    convolution_kernel,
     convolution_rules,
     flatten,
+    identity,
+    linear_kernel,
     linear_rules,
     match_rules,
     port_tensors,
+    restore_tensors,
 )
+from ps_jax.porting.swin import unfolded_kernel, unfolded_vector
 
 RULES = [
     *convolution_rules("body.{i}.conv", "stage{i}/conv"),
@@ -105,8 +110,54 @@ def test_one_error_lists_all_that_does_not_fit():
 
 def test_two_tensors_for_one_variable_are_an_error():
     rules = [*RULES, Rule("scale", "params/layer_scale")]
-    with pytest.raises(PortingError, match="scale 4: params/layer_scale is already filled by gamma"):
+    message = "scale 4: params/layer_scale is already filled by gamma, with other values"
+    with pytest.raises(PortingError, match=message):
         port_tensors(checkpoint() | {"scale": np.zeros(4)}, rules, TEMPLATE)
+
+
+def test_aliases_with_equal_values_are_one():
+    rules = [*RULES, *linear_rules("alias.fc", "head")]
+    tensors = checkpoint()
+    tensors |= {f"alias.{name}": tensors[name] for name in ("fc.weight", "fc.bias")}
+    variables = port_tensors(tensors, rules, TEMPLATE)
+    np.testing.assert_array_equal(variables["params"]["head"]["kernel"], tensors["fc.weight"].T)
+    for different in (tensors["fc.weight"] + 1, np.zeros((3, 3)), np.zeros(4)):
+        with pytest.raises(PortingError, match=r"alias\.fc\.weight .* already filled by fc\.weight"):
+            port_tensors(tensors | {"alias.fc.weight": different}, rules, TEMPLATE)
+
+
+def test_the_way_back_gives_every_tensor_bit_for_bit():
+    tensors = checkpoint()
+    counter = tensors.pop("body.12.bn.num_batches_tracked")
+    variables = port_tensors(tensors, RULES, TEMPLATE)
+    for names in (None, [*tensors, "body.12.bn.num_batches_tracked", "surprise"]):
+        restored = restore_tensors(variables, RULES, names)
+        assert set(restored) == set(tensors)
+        for name, tensor in tensors.items():
+            assert restored[name].shape == tensor.shape and restored[name].dtype == tensor.dtype
+            np.testing.assert_array_equal(restored[name], tensor)
+    assert counter == 3  # has no variable; whoever writes a file adds it
+
+
+def test_transforms_and_their_inverses():
+    rng = np.random.default_rng(0)
+    for transform, shape in (
+        (identity, (3, 2)),
+        (convolution_kernel, (5, 4, 3, 2)),
+        (linear_kernel, (5, 3)),
+        (flatten, (7, 1, 1)),
+        (unfolded_kernel, (6, 20)),
+        (unfolded_vector, (20,)),
+    ):
+        tensor = rng.normal(size=shape)
+        np.testing.assert_array_equal(transform.inverse(transform(tensor)), tensor)
+
+
+def test_a_transform_without_a_way_back_is_named():
+    rules = [Rule("a", "params/b", lambda tensor: tensor[::-1])]
+    variables = port_tensors({"a": np.arange(3.0)}, rules, {"params": {"b": leaf(3)}})
+    with pytest.raises(PortingError, match="params/b cannot be carried back to a"):
+        restore_tensors(variables, rules)
 
 
 def test_ignored_names_are_exact_or_prefixes():

@@ -17,6 +17,7 @@ from ps_jax.porting import (
     Rule,
     convnext_stage_rules,
     load_trunk_weights,
+    match_rules,
     mobilenet_v2_stage_rules,
     port_tensors,
     port_trunk,
@@ -26,6 +27,7 @@ from ps_jax.porting import (
     trunk_rules,
 )
 from ps_jax.porting.swin import unfolded_kernel, unfolded_vector
+from ps_jax.porting.torch_writing import write_torch_file
 
 # The checkpoint's name of the last stage inside each trunk, and of its copy in a box embedder.
 COPY = "head.align_emb_head.emb_head.head."
@@ -126,6 +128,20 @@ def test_soliders_trunk_is_found_alone_and_beside_its_training_heads(golden_dir,
     template = shapes_of(trunk)
     loaded = load_trunk_weights(tmp_path / "weights.npz", trunk, template)
     chex.assert_trees_all_equal(loaded, port_trunk(alone, trunk, template))
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "convnext_tiny", "mobilenet_v2", "swin_tiny", "swin_v2_tiny"])
+def test_published_files_load_with_their_classifier_left_out(golden_dir, tmp_path, trunk):
+    """torchvision's files as they are: PyTorch's format, counters, indices and classifier among the tensors."""
+    tensors = checkpoint(golden_dir, trunk)
+    if trunk == "mobilenet_v2":  # stored without its linear layer
+        tensors["classifier.1.weight"] = np.zeros((1000, 1280), np.float32)
+    template = shapes_of(trunk)
+    unused = set(tensors) - set(match_rules(tensors, trunk_rules(trunk, tuple(tensors))))
+    assert unused, "the file should have a classifier"
+    write_torch_file(tmp_path / "weights.pth", tensors)
+    loaded = load_trunk_weights(tmp_path / "weights.pth", trunk, template)
+    chex.assert_trees_all_equal(loaded, port_trunk(tensors, trunk, template))
 
 
 def test_a_file_of_another_trunk_is_refused_with_every_name(golden_dir, tmp_path):

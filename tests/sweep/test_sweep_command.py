@@ -82,6 +82,10 @@ def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
         (["configs/tables/spnet_table8.py", "--sed=3"], "unknown argument --sed=3"),
         (["configs/tables/spnet_table8.py", "--seeds", "0"], "--seeds is 0"),
         (
+            ["configs/tables/spnet_table8.py:prw", "--config.data.dir=x"],
+            "--config.data.dir=x would change every row, but these are trained on coco_persons and prw",
+        ),
+        (
             ["configs/tables/spnet_table8.py", "--weights", "none.npz"],
             "--weights none.npz: there is no such file",
         ),

@@ -11,8 +11,8 @@ from ps_jax.boxes import BACKGROUND, IGNORED
 from ps_jax.errors import ConfigError
 from ps_jax.heads import fixed_norm_logit, offset_norm
 from ps_jax.interface import People, Scenes
-from ps_jax.systems._spnet_cascade import Samples, Stage
-from ps_jax.systems._spnet_object_centric import _candidates
+from ps_jax.systems._box_sampling import candidates_with_people
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes
 from ps_jax.systems._spnet_query_centric import Pairs, cascade_samples
 
 TERMS = [
@@ -117,7 +117,8 @@ def test_cascade_boxes_of_the_object_centric_path_are_matched_anew(tiny):
     people_box = jnp.asarray([[[50.0, 50, 60, 64], [0, 0, 0, 0], [0, 0, 10, 10]]])
     numbers = jnp.zeros((1, 3), jnp.int32)
     people = People(people_box, numbers, numbers, jnp.asarray([[True, False, True]]))
-    candidates, matched = _candidates(model, stage, jnp.asarray([[100, 55]]), people)
+    predicted = predicted_boxes(stage, jnp.asarray([[100, 55]]))
+    candidates, matched = candidates_with_people(predicted, valid, people, model.match_high, model.match_high)
     np.testing.assert_array_equal(matched, [[2, BACKGROUND, BACKGROUND, IGNORED, 0, IGNORED, 2]])
     # Clipped to a width of 55: the third box lost half of itself, 5 x 10 of the 10 x 14 pixels of its person.
     np.testing.assert_allclose(
@@ -273,3 +274,22 @@ def test_a_batch_with_another_number_of_anchors_than_stated_is_refused(tiny):
             jax.eval_shape(system.losses, system.template, scenes, people, jax.random.key(0))
         system = tiny(anchors_per_batch=32 if options["mode"] == "oc" else 48, **options)
         jax.eval_shape(system.losses, system.template, scenes, people, jax.random.key(0))
+
+
+def test_micro_batches_share_the_pairs_and_anchors_of_the_batch(tiny):
+    scenes, people = batch()
+    half = jax.tree.map(lambda x: x[:1], (scenes, people))
+    paths = {
+        "oc": tiny(mode="oc", samples_per_image=16, anchors_per_batch=32),
+        "qc": tiny(mode="qc", samples_per_pair=8, anchors_per_batch=48),
+    }
+    for system in paths.values():
+        part = system.in_parts(2)
+        assert part.module.anchors_per_batch == system.module.anchors_per_batch // 2
+        jax.eval_shape(part.losses, part.template, *half, jax.random.key(0))
+    assert paths["qc"].in_parts(2).module.pairs_per_batch == 3
+    assert paths["oc"].in_parts(2).module.pairs_per_batch == 6  # not used there
+    with pytest.raises(
+        ConfigError, match=r"pairs_per_batch is 6, which 4 micro-batches \(accumulate_steps\)"
+    ):
+        paths["qc"].in_parts(4)

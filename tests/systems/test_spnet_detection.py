@@ -45,6 +45,8 @@ def test_a_scene_does_not_depend_on_its_batch(trained):
     boxes = jnp.asarray([[[4.0, 4, 40, 60], [10, 0, 30, 30]], [[0.0, 0, 20, 40], [20, 8, 50, 40]]])
     queries = embed(variables, scenes, boxes).reshape(4, -1)
     together = (detect(variables, scenes), find(variables, scenes, queries), embed(variables, scenes, boxes))
+    looked = jax.jit(system.look)(variables, scenes)
+    chex.assert_trees_all_close(find(variables, scenes, queries, looked), together[1], rtol=1e-5, atol=1e-5)
     for scene in range(2):
         one = Scenes(scenes.image[scene : scene + 1], scenes.size[scene : scene + 1])
         alone = (

@@ -10,7 +10,7 @@ from ps_jax.errors import ConfigError
 
 VARIANTS = [
     {"logit_scale": "batch"},
-    {"logit_scale": "none", "bridge_type": "direct"},
+    {"logit_scale": "none", "bridge_type": "direct", "score_threshold": 0.4},
     {"combiner": "product", "positive_norm": True},
     {"first_stage_classification": True, "classification_loss": "focal", "num_cascade_steps": 1},
 ]

@@ -45,8 +45,7 @@ def tiny(mode):
     from ps_jax.systems import build_system, spnet
 
     spnet.build_trunk = tiny_trunk
-    # In the box embedder the draws of stochastic depth depend on how boxes are laid out.
-    options = OPTIONS | {"mode": mode, "num_identities": 12, "stochastic_depth": 0.0}
+    options = OPTIONS | {"mode": mode, "num_identities": 12, "stochastic_depth": 0.5}
     systems = [build_system("spnet", options | {"axis_name": axis_name}) for axis_name in (None, AXIS_NAME)]
     scenes, people = jax.device_get(batch((2, 1, 3, 1)))
     if mode == "qc":  # the views of a picture lie on different devices

@@ -244,7 +244,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     with pytest.raises(TrainingError) as error:
         train(tmp_path, config)
     message = str(error.value)
-    assert "finetune, step 9" in message and "loss/pull is nan" in message
+    assert "finetune, step 8:" in message and "loss/pull is nan" in message
+    assert "classify" not in message  # it is the first bad step, from which on everything is
     assert f"the last good checkpoint is {tmp_path / 'finetune' / 'checkpoints' / '6'}" in message
     with Checkpoints(tmp_path / "finetune" / "checkpoints") as checkpoints:
         assert checkpoints.steps == [3, 6]

@@ -98,11 +98,14 @@ class ToySystem:
             "seen": memory["seen"] + rows * devices,
         }
         if self.fail_at >= 0:
-            pull = jnp.where(memory["seen"] >= self.fail_at, jnp.nan, pull)
+            pull = pull * jnp.where(memory["seen"] >= self.fail_at, jnp.nan, 1.0)
         return {"classify": classify, "pull": pull}, {
             "batch_stats": changed["batch_stats"],
             "memory": memory,
         }
+
+    def in_parts(self, count):
+        return self
 
     def trainable(self, params):
         return {
