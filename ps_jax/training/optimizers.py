@@ -78,7 +78,8 @@ def make_optimizer(
     parameters get neither update nor decay.
 
     Args:
-      phase: settings `optimizer` ("adamw", the default, or "sgd"), `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
+      phase: settings `optimizer` ("adamw", the default, or "sgd"),
+        `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
         (None: same as the head's) and `clip_norm` (0: no clipping).
       schedule: peak learning rate -> schedule.
       groups: tree like the parameters with "backbone" or "head" at each leaf.
