@@ -24,7 +24,6 @@ $(READY): requirements.txt
 
 demo: $(READY)
 	$(PYTHON) train.py --config configs/spnet_demo.py --workdir $(DEMO) $(if $(WEIGHTS),--config.weights=$(WEIGHTS))
-	$(PYTHON) eval.py --workdir $(DEMO) --galleries all
 
 test: $(READY)
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)

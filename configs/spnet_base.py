@@ -53,9 +53,7 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
     config.seed = 0
     config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
     config.sync_batch_norm = True  # on several devices: batch statistics of all; False: each device's own
-    config.weights = (
-        ""  # trunk weights to start from: a file with torchvision's names, or torchvision/resnet50, ...
-    )
+    config.weights = ""  # trunk weights to start from: a file, or a name such as torchvision/resnet50
     config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
 
     config.model = ConfigDict(
@@ -95,11 +93,8 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
             "cross_camera": False,
             "min_frame_gap": 0,
             "true_boxes": True,
-            "cbgm": {
-                "k1": 0,
-                "k2": 0,
-                "candidates": "detections",
-            },  # k1 = k2 = 0: off; "scenes" as in the paper
+            # k1 = k2 = 0: off; candidates "scenes" as in the paper
+            "cbgm": {"k1": 0, "k2": 0, "candidates": "detections"},
             "cbgm_grid": {"k1": (), "k2": ()},  # pairs to compare, on the same detections
             "batch_size": 1,
             "query_chunk": 16,  # queries searched at a time in mode "qc"

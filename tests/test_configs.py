@@ -3,7 +3,16 @@
 import jax
 import pytest
 
-from configs import spnet_base, spnet_oc, spnet_oc_l, spnet_qc, spnet_qc_l
+from configs import (
+    spnet_base,
+    spnet_oc,
+    spnet_oc_l,
+    spnet_oc_pretrain,
+    spnet_qc,
+    spnet_qc_finetune,
+    spnet_qc_l,
+)
+from ps_jax.errors import ConfigError
 from ps_jax.systems import build_system
 from ps_jax.training.phases import model_arguments
 
@@ -24,6 +33,14 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
         128,
         128,
     )
+
+
+@pytest.mark.parametrize("config", [spnet_oc_pretrain, spnet_qc_finetune])
+def test_what_ends_in_a_search_is_not_trained_on_coco_persons(config):
+    with pytest.raises(
+        ConfigError, match=r"coco_persons is for pre-training alone, .* spnet_oc\.py:coco_persons"
+    ):
+        config.get_config("coco_persons")
 
 
 def test_object_centric_pretraining_differs_in_the_path_alone():

@@ -218,9 +218,10 @@ class SPNet(nn.Module):
                 "logit_scale 'none' scores at most 0.5, so that nobody would ever be detected: set "
                 "positive_norm=True, or score_threshold (config.model's and config.eval's) below 0.5"
             )
-        for name in ("embedding_dim", "reid_dim"):
-            if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise ConfigError(f"{name} is {getattr(self, name)}. Use an even number, 2 or more.")
+        if self.embedding_dim < 1:
+            raise ConfigError(f"embedding_dim is {self.embedding_dim}. Use 1 or more.")
+        if self.reid_dim < 2 or self.reid_dim % 2:  # it has two halves
+            raise ConfigError(f"reid_dim is {self.reid_dim}. Use an even number, 2 or more.")
         if self.num_cascade_steps < 0:
             raise ConfigError(f"num_cascade_steps is {self.num_cascade_steps}. Use 0 or more.")
         if self.mode == "qc" or self.num_cascade_steps:
@@ -338,6 +339,8 @@ class SPNet(nn.Module):
         if not self.clip_to_first_scene:
             return size
         return jnp.broadcast_to(gather_rows(size, self.axis_name)[:1], size.shape)
+
+    # Training
 
     def losses(self, scenes: Scenes, people: People) -> dict[str, Float[Array, ""]]:
         """Terms of the training loss, to be summed; see `ps_jax.systems.System.losses`."""

@@ -280,6 +280,7 @@ def _evaluate(
                 best.drop_from(step)  # of a run that was further than the one that goes on now
                 best.save(state, {**meta, BEST_BY: score})
         writer.write_evaluation(step, scalars)
+        logging.info("evaluation written to %s", directory)
 
 
 def _scalars(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -12,6 +14,7 @@ def run(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_our_side_is_timed_alone_where_there_is_no_torch(tmp_path):
     done = run(
         "pairs", "--only", "ResNet-50 trunk, forward", "--threads", "1", "--out", str(tmp_path / "t.md")

@@ -11,7 +11,9 @@ from PIL import Image
 from input_pipeline.scenes import Gallery, GalleryItem, Query
 from ps_jax.errors import CheckpointError, ConfigError, DataError
 from ps_jax.evaluation import Settings, check_evaluation, evaluate
+from ps_jax.evaluation.evaluator import _model_settings
 from ps_jax.evaluation.inference import BoxRequests, CompiledSystem, run_object_centric
+from ps_jax.systems import build_system
 
 QUICK = {"pictures": 0}
 
@@ -393,3 +395,14 @@ def test_pictures_without_any_detection(tmp_path):
     run(split, {"pictures": 2}, variables, out_dir=tmp_path)
     check_picture(tmp_path / "pictures" / "rule_01.png")
     assert "<td>0.00</td>" in (tmp_path / "index.html").read_text()
+
+
+def test_options_of_the_model_that_change_what_it_finds_stand_in_the_result():
+    system = build_system("spnet", {"num_identities": 3, "nms_threshold": 0.4, "dtype": jnp.bfloat16})
+    assert _model_settings(system) == {
+        "nms_threshold": 0.4,
+        "detections_per_scene": 300,
+        "top_anchors": 1000,
+        "query_top_anchors": 100,
+        "precision": "bfloat16",
+    }

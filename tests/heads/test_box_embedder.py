@@ -63,6 +63,7 @@ def test_work_on_existing_rows_equals_work_on_all(count):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_padded_boxes_do_not_count_in_a_stage_with_batch_normalisation():
     trunk = MobileNetV2()
     module = BoxEmbedder(trunk.last_stage(), dimension=8)

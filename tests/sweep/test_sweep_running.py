@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,16 @@ def test_tables_run_what_they_have_in_common_once(tmp_path):
     ran, taken = (Records(sweep.out / "runs.jsonl") for sweep in (one, other))
     assert taken.get("another name", 0).results == ran.get("first", 0).results == {"mAP": 0.1, "AP": 0.05}
     assert taken.get("second", 0) == ran.get("second", 0)
+
+
+def test_a_run_whose_work_directory_is_gone_is_run_again(tmp_path):
+    row = Row("one", CONFIG, ("--config.mAP=0.5",), preparation=True)
+    sweep = sweep_of(tmp_path / "one", row, runs_dir=tmp_path / "runs")
+    assert run_sweep(sweep) == 0
+    shutil.rmtree(sweep.workdir(row, 0))
+    again = sweep_of(tmp_path / "other", row, runs_dir=tmp_path / "runs")
+    assert run_sweep(again) == 0
+    assert len(calls(again, "one")) == 1
 
 
 @pytest.mark.parametrize("signalled", [False, True])

@@ -222,6 +222,7 @@ def test_detections_and_search_results_do_not_depend_on_the_batch(searching):
     np.testing.assert_allclose(at_boxes[valid], np.asarray(found.embedding)[valid], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_last_step_of_a_search_scores_by_the_offset_from_the_query(searching):
     """Without box regression all steps look at the same boxes, so the last score can be computed by itself."""
     system, variables, scenes = searching

@@ -68,6 +68,7 @@ def test_embedding_of_a_detection_is_that_of_its_box(trained):
     )
 
 
+@pytest.mark.slow
 def test_search_scores_anchors_by_their_distance_from_the_query(trained):
     """A query put onto an anchor's embedding finds that anchor first, with the highest possible score."""
     system, variables, scenes = trained

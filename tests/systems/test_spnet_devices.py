@@ -27,7 +27,8 @@ def _report(mode: str, trunk: str = "tiny", variant: str = "") -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("trunk", ["tiny", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["tiny", "mobilenet_v2"])
 def test_object_centric_step_on_two_devices_is_the_step_on_one(trunk):
     report = _report("oc", trunk)
     assert min(report["terms"].values()) > 0.01  # every term takes part

@@ -74,6 +74,7 @@ def test_the_momentum_encoder_follows_the_parameters_of_the_step_before(pretrain
     assert np.abs(moved - state.params["box_embedder"]["projector"]["deep_linear"]["kernel"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_measures_its_own_batch_statistics(pretraining):
     _, state, train, batches = pretraining
     trained = train(state, batches)

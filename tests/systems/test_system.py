@@ -27,6 +27,24 @@ def test_contradicting_options_are_refused(tiny):
         tiny(mode="qc", reid_dim=32).template  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedding_dim": 0}, "embedding_dim is 0. Use 1 or more"),
+        ({"reid_dim": 15}, "reid_dim is 15. Use an even number"),
+        (
+            {"logit_scale": "none"},
+            "'none' scores at most 0.5, so that nobody would ever be detected: set positive",
+        ),
+        ({"trunk": "mobilenet_v2", "stochastic_depth": 0.1}, "'mobilenet_v2' has no stochastic depth"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options, message):
+    system = build_system("spnet", {"num_identities": 3, "trunk": "mobilenet_v2"} | options)
+    with pytest.raises(ConfigError, match=message):
+        system.template  # noqa: B018
+
+
 def test_a_search_by_query_needs_embeddings_of_one_length(tiny):
     system = tiny(mode="oc", reid_dim=32)
     assert system.search_mode == "oc" and tiny(mode="qc").search_mode == "qc"
