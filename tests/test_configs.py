@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from configs import (
+    datasets,
     spnet_base,
     spnet_oc,
     spnet_oc_l,
@@ -79,7 +80,7 @@ def test_the_large_model_is_the_papers():
     assert alone.phases == ("finetune",) and alone.finetune == config.finetune
 
 
-@pytest.mark.parametrize("dataset", spnet_base.DATASETS)
+@pytest.mark.parametrize("dataset", datasets.DATASETS)
 @pytest.mark.parametrize("module", [spnet_qc, spnet_oc, spnet_qc_l, spnet_oc_l])
 def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
     config = module.get_config(dataset)

@@ -77,7 +77,8 @@ def oim_loss(
 
     Args:
       embedding: embeddings, normalised here.
-      identity: 0 .. L-1 for known people, -1 for unknown ones.
+      identity: 0 .. L-1 for known people, -1 for unknown ones; numbers from L on are to be recognised in the queue,
+        as in the released code of SeqNet on PRW.
       valid: rows that exist.
       memory: table and queue, constants for the gradient.
       scale: inverse temperature that multiplies the cosines.
@@ -108,8 +109,8 @@ def update_memory(
 ) -> InstanceMemory:
     """Writes the rows into the memory one after the other, so that repeated identities count in order.
 
-    A known person moves the table: t <- normalise(momentum t + (1 - momentum) x). An unknown one goes into
-    the queue slot at the header, which then moves on.
+    A known person moves the table: t <- normalise(momentum t + (1 - momentum) x). An unknown one, or one beyond the
+    table, goes into the queue slot at the header, which then moves on.
 
     Args:
       memory: before the step.
@@ -128,10 +129,10 @@ def update_memory(
     def write(turn, memory):
         table, queue, header = memory
         row = order[turn]
-        unknown = identity[row] < 0
+        unknown = (identity[row] < 0) | (identity[row] >= table.shape[0])
         # Indices beyond the end drop the write.
         person = jnp.where(unknown, table.shape[0], identity[row])
-        old = table[jnp.maximum(identity[row], 0)]
+        old = table[jnp.clip(identity[row], 0, table.shape[0] - 1)]
         table = table.at[person].set(normalise_rows(momentum * old + (1.0 - momentum) * x[row]), mode="drop")
         queue = queue.at[jnp.where(unknown, header, slots)].set(x[row], mode="drop")
         return InstanceMemory(table, queue, jnp.where(unknown, (header + 1) % slots, header))

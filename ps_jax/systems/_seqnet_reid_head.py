@@ -1,4 +1,4 @@
-"""The two re-identification heads of the SeqNet family, behind one interface.
+"""The re-identification heads of the SeqNet family, behind one interface.
 
 Each takes what is pooled before and after the last stage, and returns an embedding, a logit of there being a person,
 and box deltas.
@@ -10,7 +10,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from ps_jax.heads import BoxPredictor, NormalisedBoxRegressor, NormAwareEmbedding
+from ps_jax.heads import BoxPredictor, NormalisedBoxRegressor, NormAwareEmbedding, ReidProjector
 from ps_jax.layers import Linear, normal
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the box coder of both heads
@@ -87,4 +87,39 @@ class SoftmaxHead(nn.Module):
         return ReidOutput(self.embedding(deep.astype(jax.numpy.float32)), logits[:, 1] - logits[:, 0], deltas)
 
 
-HEADS: dict[str, type[nn.Module]] = {"norm_aware": NormAwareHead, "softmax": SoftmaxHead}
+class SeqNeXtHead(nn.Module):
+    """That of SeqNeXt: NAE's projection for the embedding, linear maps for the logit and the deltas.
+
+    Jaffe and Zakhor, "Gallery Filter Network for Person Search", WACV 2023.
+
+    Attributes:
+      dimension: length of the embedding.
+      axis_name: device axis that batch statistics are shared over.
+    """
+
+    dimension: int
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        self.projector = ReidProjector(self.dimension, self.axis_name, affine=True)
+        self.classification = Linear(1)
+        self.deltas = Linear(4)
+
+    def __call__(
+        self,
+        shallow: Float[Array, "row shallow_channel"],
+        deep: Float[Array, "row deep_channel"],
+        valid: Bool[Array, " row"],
+        train: bool,
+    ) -> ReidOutput:
+        """Looks at the rows that are valid."""
+        embedding = self.projector(shallow, deep, valid, train)
+        deep = deep.astype(jax.numpy.float32)
+        return ReidOutput(embedding, self.classification(deep)[:, 0], self.deltas(deep))
+
+
+HEADS: dict[str, type[nn.Module]] = {
+    "norm_aware": NormAwareHead,
+    "softmax": SoftmaxHead,
+    "seqnext": SeqNeXtHead,
+}

@@ -91,7 +91,7 @@ def losses(
     if model.classification:
         terms["classification"] = _mean(model, jax.nn.softplus(_signed(output.logit, sampled)), sampled.valid)
     if model.regression:
-        terms["regression"] = _regression(model, output.deltas, sampled)
+        terms["regression"] = model.regression_weight * _regression(model, output.deltas, sampled)
     terms["reid"] = _reid(model, output.embedding, sampled)
     model.sow("intermediates", "sampled", sampled)
     model.sow("intermediates", "reid_output", output)

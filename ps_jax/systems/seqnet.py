@@ -22,6 +22,7 @@ from ps_jax.errors import ConfigError
 from ps_jax.heads import BoxPooler, BoxPredictor, RegionProposalHead
 from ps_jax.interface import Detections, People, Scenes
 from ps_jax.systems import _seqnet_detection, _seqnet_training
+from ps_jax.systems._devices import global_numbers
 from ps_jax.systems._seqnet_reid_head import HEADS, ReidOutput
 
 STRIDE = 16
@@ -37,7 +38,7 @@ class SeqNet(nn.Module):
       freeze_stem: train neither the trunk's first convolution nor the scale and bias of its normalisation.
       sequential: a Faster R-CNN head detects before the re-identification head embeds (SeqNet); without it
         proposals go to the re-identification head at once (NAE, OIM).
-      head: the re-identification head, "norm_aware" (NAE's) or "softmax" (OIM's).
+      head: the re-identification head, "norm_aware" (NAE's), "softmax" (OIM's) or "seqnext" (SeqNeXt's).
       reid_dim: D, length of re-identification embeddings.
       classification, regression: tasks of SeqNet's re-identification head beside re-identification (table 3).
       first_score: a detection's score is the first head's (FCS, table 3), not the re-identification head's.
@@ -55,7 +56,7 @@ class SeqNet(nn.Module):
         two it is not trained on.
       samples_per_image: boxes of a scene that each head is trained on.
       positive_fraction: largest share of positives among them.
-      first_regression_weight: weight of the first head's box loss.
+      first_regression_weight, regression_weight: weight of the box loss of the first, of the re-identification head.
       oim_scale: inverse temperature of online instance matching.
       oim_momentum: of its lookup table.
       queue_size: slots for unknown people.
@@ -96,6 +97,7 @@ class SeqNet(nn.Module):
     samples_per_image: int = 128
     positive_fraction: float = 0.5
     first_regression_weight: float = 10.0
+    regression_weight: float = 1.0
     oim_scale: float = 30.0
     oim_momentum: float = 0.5
     queue_size: int = 5000
@@ -172,7 +174,7 @@ class SeqNet(nn.Module):
         train: bool,
     ) -> tuple[Float[Array, "batch box 2"], Float[Array, "batch box 4"]]:
         """The first head: class logits and box deltas of the boxes of every scene."""
-        _, deep = _pool(self.box_head, features, box, valid, train)
+        _, deep = self._pool(self.box_head, features, box, valid, train)
         return tuple(_rows(x, valid) for x in self.box_predictor(deep))
 
     def identify_boxes(
@@ -183,9 +185,14 @@ class SeqNet(nn.Module):
         train: bool,
     ) -> ReidOutput:
         """The re-identification head: embedding, logit and box deltas of the boxes of every scene."""
-        shallow, deep = _pool(self.reid_head, features, box, valid, train)
+        shallow, deep = self._pool(self.reid_head, features, box, valid, train)
         output = self.reid_predictor(shallow, deep, valid.reshape(-1), train)
         return jax.tree.map(lambda x: _rows(x, valid), output)
+
+    def _pool(self, head, features, box, valid, train):
+        scene = jnp.repeat(jnp.arange(box.shape[0]), box.shape[1])
+        number = global_numbers(scene.size, self.axis_name) if train else None  # for stochastic depth
+        return head(features, box.reshape(-1, 4), scene, valid.reshape(-1), train, number)
 
     # Training
 
@@ -207,11 +214,6 @@ class SeqNet(nn.Module):
         boxes = jnp.asarray(boxes)
         features = self.features(scenes, train=False)
         return self.identify_boxes(features, boxes, jnp.ones(boxes.shape[:2], bool), train=False).embedding
-
-
-def _pool(head, features, box, valid, train):
-    scene = jnp.repeat(jnp.arange(box.shape[0]), box.shape[1])
-    return head(features, box.reshape(-1, 4), scene, valid.reshape(-1), train)
 
 
 def _rows(x, valid):

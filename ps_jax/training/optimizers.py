@@ -17,10 +17,15 @@ MOMENTUM = 0.9  # of SGD
 
 
 def warmup_length(phase: Mapping | ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
-    """Number of warm-up steps of a phase: `warmup_steps`, or min(1000, steps of an epoch - 1) where None."""
+    """Number of warm-up steps of a phase.
+
+    `warmup_steps`, where None the steps of an epoch - 1, but at most 1000 unless `whole_epoch_warmup`.
+    """
     steps = phase.get("warmup_steps")
     if steps is None:
-        steps = min(LONGEST_WARMUP, steps_per_epoch - 1)
+        steps = steps_per_epoch - 1
+        if not phase.get("whole_epoch_warmup", False):
+            steps = min(LONGEST_WARMUP, steps)
     return max(0, min(steps, total_steps - 1))
 
 
@@ -74,13 +79,13 @@ def make_optimizer(
     """Clipping over all parameters, then AdamW (torch's defaults) or SGD with momentum for each group of them.
 
     AdamW's weight decay is decoupled, multiplied by the learning rate; SGD's is added to the gradient. It acts on
-    every trained parameter, biases and the affine parameters of normalisation layers too, as in torch. Frozen
-    parameters get neither update nor decay.
+    every trained parameter, biases (unless `decay_biases` is False) and the affine parameters of normalisation layers
+    too, as in torch. Frozen parameters get neither update nor decay.
 
     Args:
       phase: settings `optimizer` ("adamw", the default, or "sgd"),
         `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
-        (None: same as the head's) and `clip_norm` (0: no clipping).
+        (None: same as the head's), `decay_biases` (True by default) and `clip_norm` (0: no clipping).
       schedule: peak learning rate -> schedule.
       groups: tree like the parameters with "backbone" or "head" at each leaf.
       trainable: tree like the parameters with True or False at each leaf.
@@ -93,11 +98,14 @@ def make_optimizer(
         own = phase.get(f"backbone_{name}")
         return phase[name] if own is None else own
 
+    decayed = None if phase.get("decay_biases", True) else _not_a_bias
+
     def rule(learning_rate, weight_decay):
         if phase.get("optimizer", "adamw") == "adamw":
-            return optax.adamw(schedule(learning_rate), weight_decay=weight_decay)
+            return optax.adamw(schedule(learning_rate), weight_decay=weight_decay, mask=decayed)
         return optax.chain(
-            optax.add_decayed_weights(weight_decay), optax.sgd(schedule(learning_rate), momentum=MOMENTUM)
+            optax.add_decayed_weights(weight_decay, decayed),
+            optax.sgd(schedule(learning_rate), momentum=MOMENTUM),
         )
 
     if phase.get("optimizer", "adamw") not in ("adamw", "sgd"):
@@ -111,3 +119,7 @@ def make_optimizer(
     limit = phase["clip_norm"]
     clip = clip_by_global_norm(limit) if limit else optax.identity()
     return optax.chain(clip, optax.partition(by_group, labels))
+
+
+def _not_a_bias(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "bias", params)

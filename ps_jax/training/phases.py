@@ -145,7 +145,7 @@ def prepare_phase(
     settings = config[name]
 
     # System: one for the step, inside the device axis, one for everything else
-    num_identities = len(source.split("train").labels)
+    num_identities = source.split("train").num_identities
     if not num_identities:
         raise DataError(
             "the training scenes name nobody: no box has a known identity; give the annotations identities "

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import spnet_base
+from configs import datasets, spnet_base
 from ps_jax.errors import ConfigError
 from ps_jax.sweep import load_table
 from ps_jax.sweep.__main__ import main, parse_sweep
@@ -102,7 +102,7 @@ def test_unknown_names_are_the_users_to_mend(arguments, message):
 def test_the_configuration_of_every_row_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
     assert len(table.rows) > 1
-    small = dataset in spnet_base.SMALL
+    small = dataset in datasets.SMALL
     for row in table.rows:
         config = configuration(row.config, "--config.seed=7", *row.overrides)
         assert config.seed == 7
@@ -139,7 +139,7 @@ def test_later_options_win_so_that_the_command_line_changes_all_rows():
 
 
 def test_pretraining_regresses_as_many_anchors_in_both_modes():
-    for dataset in spnet_base.DATASETS:
+    for dataset in datasets.DATASETS:
         pairs, samples = (spnet_base.pretrain(dataset, mode).model for mode in ("qc", "oc"))
         batch = spnet_base.pretrain(dataset).batch_size
         assert pairs.pairs_per_batch * pairs.samples_per_pair == batch * samples.samples_per_image
