@@ -16,6 +16,5 @@ def get_config(dataset: str = "streets"):
         "head": "norm_aware",
         "match_low": 0.1,
         "regression_weight": 10.0,
-        "embed_detections": False,
     }
     return seqnet_base.get(dataset, model, epochs=22.0, decay_biases=False).lock()

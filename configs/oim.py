@@ -17,6 +17,5 @@ def get_config(dataset: str = "streets"):
         "head": "softmax",
         "match_low": 0.1,
         "regression_weight": 10.0,
-        "embed_detections": False,
     }
     return seqnet_base.get(dataset, model, epochs=22.0, decay_biases=False).lock()

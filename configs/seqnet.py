@@ -24,8 +24,6 @@ def get_config(dataset: str = "streets"):
     model = {
         "sequential": True,
         "head": "norm_aware",
-        "first_score": True,
-        "suppress_between": True,
         "classification": True,
         "regression": True,
     }

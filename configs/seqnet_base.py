@@ -29,6 +29,11 @@ def get(dataset: str, model: dict, epochs: float, decay_biases: bool) -> ConfigD
     small = dataset in datasets.SMALL
     config.model = ConfigDict({**_model(small, dataset), **model})
     config.eval.similarity = "score_cosine"  # confidence-weighted similarity
+    config.eval.model = {  # switches of tables 1 and 3, for testing alone; none: as the model has it
+        "first_score": placeholder(bool),  # a detection's score is the first head's
+        "suppress_between": placeholder(bool),  # non-maximum suppression between the heads
+        "embed_detections": placeholder(bool),  # without a first head: embed once more, at the final boxes
+    }
     config.phases = ("train",)
     config.train = ConfigDict(
         {

@@ -18,6 +18,15 @@ class SeqNetSystem(System):
 
     name = "seqnet"
     module_class = SeqNet
+    test_options = (
+        "first_score",
+        "suppress_between",
+        "embed_detections",
+        "test_proposals",
+        "first_nms_threshold",
+        "nms_threshold",
+        "detections_per_scene",
+    )
 
     def init(self, rng, scenes, people):
         """See `System.init`. Both heads start with equal last stages."""

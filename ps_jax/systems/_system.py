@@ -32,10 +32,12 @@ class System:
       pixel_mean, pixel_std: mean and standard deviation of the RGB channels in 0 .. 1 that images are
         normalised with (ImageNet's).
       module: the module, built from the keyword arguments in `model`.
+      test_options: options of the module that change what it finds, but no variables and no training.
     """
 
     name: ClassVar[str]
     module_class: ClassVar[type[nn.Module]]
+    test_options: ClassVar[tuple[str, ...]] = ("nms_threshold", "detections_per_scene")
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
