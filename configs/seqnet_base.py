@@ -41,14 +41,14 @@ def get(dataset: str, model: dict, epochs: float, decay_biases: bool) -> ConfigD
             "augmentation": "window",  # whole scenes, mirrored half of the time
             "views": 1,
             "batch_size": 4 if small else 5,
-            "epochs": 6.0 if small else epochs,
+            "epochs": 2.0 if small else epochs,
             "optimizer": "sgd",
             "learning_rate": 0.003,
             "weight_decay": 5e-4,
             "decay_biases": decay_biases,
             "backbone_learning_rate": placeholder(float),  # none: as the rest
             "backbone_weight_decay": placeholder(float),
-            "milestones": (5.0,) if small else (16.0,),  # epochs after which the learning rate is a tenth
+            "milestones": (1.5,) if small else (16.0,),  # epochs after which the learning rate is a tenth
             "warmup_steps": placeholder(int),  # none: the steps of the first epoch - 1
             "whole_epoch_warmup": True,
             "clip_norm": 10.0,
@@ -74,7 +74,7 @@ def _model(small: bool, dataset: str) -> dict:
         "test_proposals": (500, 100) if small else (6000, 300),
         "proposal_samples": 64 if small else 256,
         "proposal_beta": 1 / 9,  # 0: torchvision 0.4, which the published numbers were made with
-        "samples_per_image": 32 if small else 128,
+        "samples_per_image": 16 if small else 128,
         "oim_scale": 10.0 if small else 30.0,  # 10 learns faster in a short run
         "oim_momentum": 0.5,
         "queue_size": 5000 if dataset == "cuhk_sysu" else 500,  # 500 is PRW's; CHOSEN for the others

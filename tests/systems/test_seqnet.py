@@ -41,9 +41,9 @@ def test_a_step_trains_every_part_and_fills_the_memory(tiny_seqnet):
     system = tiny_seqnet(freeze_stem=False)
     variables, terms, gradient, changed = _step(system, scenes, people)
     assert set(terms) == TERMS
-    # Binary cross-entropies of an untrained net start at log 2.
+    # The binary cross-entropy of an untrained net starts at log 2.
     np.testing.assert_allclose(terms["proposal_classification"], np.log(2), rtol=0.02)
-    np.testing.assert_allclose(terms["classification"], np.log(2), rtol=0.05)
+    assert 0.5 < terms["classification"] < 1.5  # of lengths that are normalised to spread 1
     # Empty rows count as zeros: at first every column of table and queue is as good as another.
     np.testing.assert_allclose(terms["reid"], np.log(6 + 5), rtol=1e-5)
     for part, tree in gradient.items():
@@ -57,7 +57,16 @@ def test_a_step_trains_every_part_and_fills_the_memory(tiny_seqnet):
     assert not np.any(variables["memory"]["lookup_table"]) and changed["memory"]["queue_header"] > 0
 
 
-@pytest.mark.parametrize("options", [{}, NAE, NAE | {"head": "softmax"}, {"head": "seqnext"}])
+VARIANTS = [
+    {},
+    *(
+        pytest.param(options, marks=pytest.mark.slow)
+        for options in (NAE, NAE | {"head": "softmax"}, {"head": "seqnext", "first_score": False})
+    ),
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
 def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_seqnet, options):
     """Released code has NaN here: a mean over no rows."""
     scenes, people = batch((2, 0))
@@ -71,6 +80,7 @@ def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_seqnet, 
     assert terms["reid"] == terms["regression"] == 0 and changed["memory"]["queue_header"] == 0
 
 
+@pytest.mark.slow
 def test_tasks_of_the_second_head_can_be_left_out(tiny_seqnet):
     scenes, people = batch((2, 3))
     system = tiny_seqnet(classification=False, regression=False)
@@ -113,9 +123,7 @@ def _detect(system, variables, scenes):
     return jax.jit(system.detect)(variables, scenes)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, NAE, NAE | {"head": "softmax"}, {"head": "seqnext", "first_score": False}]
-)
+@pytest.mark.parametrize("options", VARIANTS)
 def test_a_scene_is_found_alike_in_any_batch(trained, options):
     build, scenes = trained
     system, variables = build(**options)
@@ -130,6 +138,7 @@ def test_a_scene_is_found_alike_in_any_batch(trained, options):
             )
 
 
+@pytest.mark.slow
 def test_the_switches_of_the_test_do_what_they_say(trained):
     build, scenes = trained
     system, variables = build()
@@ -157,6 +166,7 @@ def test_the_switches_of_the_test_do_what_they_say(trained):
     assert without["first_valid"].sum() > valid.sum()
 
 
+@pytest.mark.slow
 def test_detections_embedded_once_more_are_embedded_at_their_boxes(trained):
     build, scenes = trained
     system, variables = build(**NAE)
@@ -181,5 +191,6 @@ def test_both_heads_start_from_the_trunks_last_stage(tiny_seqnet):
         )
     jax.tree.map(np.testing.assert_array_equal, system.trunk(changed), other)
     frozen = system.trainable(variables["params"])
-    assert not any(jax.tree.leaves(frozen["backbone"]["stem"])) and all(jax.tree.leaves(frozen["reid_head"]))
+    stem = [frozen["backbone"][part] for part in ("stem_conv", "stem_norm")]
+    assert not any(jax.tree.leaves(stem)) and all(jax.tree.leaves(frozen["reid_head"]))
     assert all(jax.tree.leaves(tiny_seqnet(freeze_stem=False).trainable(variables["params"])))

@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {
     "proposal_samples": 16,
     "samples_per_image": 8,
     "queue_size": 5,
-    "detections_per_scene": 10,
+    "detections_per_scene": 20,
     "score_threshold": 0.3,
 }
 NAE: dict[str, Any] = {"sequential": False, "match_low": 0.1, "regression_weight": 10.0}
