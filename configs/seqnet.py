@@ -7,8 +7,8 @@ The paper's settings (ResNet-50, whole scenes, one large GPU), and your own pict
   python train.py --config configs/seqnet.py:cuhk_sysu --config.data.dir=PATH --config.weights=torchvision/resnet50
   python train.py --config configs/seqnet.py:coco_json --config.data.dir=PATH --config.weights=torchvision/resnet50
 With context matching (CBGM) as the paper has it, on CUHK-SYSU and on PRW:
-  python eval.py --workdir WORKDIR --cbgm_k1=10 --cbgm_k2=3
-  python eval.py --workdir WORKDIR --cbgm_k1=30 --cbgm_k2=4
+  python eval.py --workdir WORKDIR --cbgm 10,3
+  python eval.py --workdir WORKDIR --cbgm 30,4
 With OIM's head as the second one (table 6), and with another trunk (SeqNeXt):
   ... --config.model.head=softmax
   ... --config.model.trunk=convnext_base --config.weights=torchvision/convnext_base
