@@ -25,7 +25,7 @@ from ps_jax.markdown import markdown_table
 from ps_jax.systems import System, build_system
 from ps_jax.training import load_variables
 
-EDGES = np.arange(0.5, 1.01, 0.1)
+EDGES = np.linspace(0.5, 1.0, 6)
 KINDS = {"proposals": "proposals", "first_boxes": "boxes of the first head"}
 COLORS = ("#c0562b", "#2654a0")
 

@@ -235,6 +235,7 @@ def test_results_state_the_protocol(capsys, tmp_path):
         "cross_camera": True,
         "min_frame_gap": 45,
         "cbgm": "off",
+        "shift": 0.0,
     }
     assert results["versions"]["checkpoint_step"] == 700
     assert {"ps_jax", "jax", "numpy"} <= results["versions"].keys()

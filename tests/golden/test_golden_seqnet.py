@@ -57,7 +57,7 @@ def _same_set(ours: np.ndarray, stored: np.ndarray) -> np.ndarray:
     return nearest
 
 
-@pytest.mark.parametrize("item", ["seqnet_eval", "seqnet_eval_resized"])
+@pytest.mark.parametrize("item", ["seqnet_eval", pytest.param("seqnet_eval_resized", marks=pytest.mark.slow)])
 def test_seqnet_evaluation(golden_dir, item):
     golden = load_golden(golden_dir, item)
     system = system_of(golden)
