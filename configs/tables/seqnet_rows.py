@@ -1,7 +1,7 @@
 """What the tables of SeqNet share (Li and Miao, "Sequential End-to-end Network", AAAI 2021).
 
-On the streets a run is 120 steps, three to four minutes on two CPU cores. `:prw` and `:cuhk_sysu` have the paper's settings; the data
-sets are looked for in data/prw and data/cuhk_sysu.
+On the streets a run is 120 steps, three to four minutes on two CPU cores. `:prw` and `:cuhk_sysu` have the paper's
+settings; the data sets are looked for in data/prw and data/cuhk_sysu.
 """
 
 from collections.abc import Mapping
