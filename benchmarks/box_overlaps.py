@@ -52,7 +52,11 @@ def count_overlaps(system: System, variables: Any, batches: Iterator[Any]) -> di
         _, seen = system.module.apply(
             variables, system.normalise(scenes), method="detect", mutable=["intermediates"]
         )
-        return {kind: seen["intermediates"][kind][0] for kind in KINDS}
+        seen = {name: value[0] for name, value in seen["intermediates"].items()}
+        return {
+            "proposals": seen["proposals"],  # zeros where there is none
+            "first_boxes": seen["first_boxes"] * seen["first_valid"][..., None],
+        }
 
     counts = {kind: np.zeros(len(EDGES) - 1, np.int64) for kind in KINDS}
     for batch in batches:

@@ -22,7 +22,8 @@ class Given(nn.Module):
 
     def detect(self, scenes):
         rows = scenes.image.shape[0]
-        for name, shares in (("proposals", (0.3, 0.0, 2.0)), ("first_boxes", (0.1, 0.1))):
+        self.sow("intermediates", "first_valid", jnp.tile(jnp.array([[True, True, False]]), (rows, 1)))
+        for name, shares in (("proposals", (0.3, 0.0, 2.0)), ("first_boxes", (0.1, 0.1, 0.3))):
             box = jnp.asarray([shifted(share) for share in shares])
             self.sow("intermediates", name, jnp.tile(box[None], (rows, 1, 1)))
 
