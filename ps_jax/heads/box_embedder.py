@@ -48,11 +48,13 @@ class ReidProjector(nn.Module):
       dimension: length of the embedding, even.
       axis_name: device axis that batch statistics are shared over.
       affine: the BatchNorm has a learned scale and bias.
+      scale_init: initialiser of that scale.
     """
 
     dimension: int
     axis_name: str | None = None
     affine: bool = False
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(
@@ -88,6 +90,7 @@ class ReidProjector(nn.Module):
             )(feature.astype(jnp.float32))
             norm = BatchNorm(
                 affine=self.affine,
+                scale_init=self.scale_init,
                 axis_name=self.axis_name,
                 single_row_uses_running=True,
                 name=f"{name}_norm",

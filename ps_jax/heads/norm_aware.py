@@ -4,22 +4,19 @@ Chen et al., "Norm-Aware Embedding for Efficient Person Search", CVPR 2020: an e
 a person, its direction who it is. All is computed in float32. Rows that do not exist count nowhere.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from ps_jax.heads.box_embedder import ReidProjector
 from ps_jax.layers import BatchNorm, Linear, normal
-
-_INIT: dict[str, Any] = {"kernel_init": normal(0.01), "bias_init": nn.initializers.zeros}
 
 
 class NormAwareEmbedding(nn.Module):
     """Projects two pooled features to the halves of an embedding, and its length to a logit.
 
-    Linear and BatchNorm for each half, whose learned scale starts around 0 with deviation 0.01; a BatchNorm of one
-    channel turns the length into the logit.
+    A `ReidProjector` whose learned scale starts around 0 with deviation 0.01; a BatchNorm of one channel turns the
+    length into the logit.
 
     Attributes:
       dimension: length of the embedding.
@@ -48,13 +45,10 @@ class NormAwareEmbedding(nn.Module):
         Returns:
           f32 embeddings [row, dimension] before their length is taken away, and logits [row].
         """
-        halves = []
-        sizes = (self.dimension // 2, self.dimension - self.dimension // 2)
-        for name, feature, size in zip(("shallow", "deep"), (shallow, deep), sizes, strict=True):
-            half = Linear(size, name=f"{name}_linear", **_INIT)(feature.astype(jnp.float32))
-            norm = BatchNorm(scale_init=normal(0.01), axis_name=self.axis_name, name=f"{name}_norm")
-            halves.append(norm(half, use_running_average=not train, mask=valid))
-        embedding = jnp.concatenate(halves, axis=-1)
+        projector = ReidProjector(
+            self.dimension, self.axis_name, affine=True, scale_init=normal(0.01), name="projector"
+        )
+        embedding = projector(shallow, deep, valid, train)
         squared = jnp.sum(embedding * embedding, axis=-1, keepdims=True)
         length = jnp.sqrt(jnp.maximum(squared, 1e-24))  # at 0 the root has no slope
         logit = BatchNorm(axis_name=self.axis_name, name="rescaler")(
@@ -77,7 +71,8 @@ class NormalisedBoxRegressor(nn.Module):
         self, deep: Float[Array, "row channel"], valid: Bool[Array, " row"], train: bool
     ) -> Float[Array, "row 4"]:
         """f32 deltas for the box coder with weights (10, 10, 5, 5)."""
-        deltas = Linear(8, name="linear", **_INIT)(deep.astype(jnp.float32))
+        linear = Linear(8, kernel_init=normal(0.01), bias_init=nn.initializers.zeros, name="linear")
+        deltas = linear(deep.astype(jnp.float32))
         norm = BatchNorm(scale_init=normal(0.01), axis_name=self.axis_name, name="norm")
         return norm(deltas, use_running_average=not train, mask=valid)[:, 4:]
 

@@ -63,7 +63,7 @@ def seqnet_rules(system: System) -> list[Rule]:
         rules += [rule._replace(ours=None) for rule in linear_rules(NAE_UNUSED, "")]
     rules += linear_rules(f"{HEADS}box_predictor.bbox_pred.0", "reid_predictor/regression/linear")
     rules += batch_norm_rules(f"{HEADS}box_predictor.bbox_pred.1", "reid_predictor/regression/norm")
-    rules += _projector_rules("reid_predictor/embedding")
+    rules += _projector_rules("reid_predictor/embedding/projector")
     return rules + batch_norm_rules(f"{HEADS}embedding_head.rescaler", "reid_predictor/embedding/rescaler")
 
 

@@ -61,18 +61,9 @@ def _same_set(ours: np.ndarray, stored: np.ndarray) -> np.ndarray:
 def test_seqnet_evaluation(golden_dir, item):
     golden = load_golden(golden_dir, item)
     system = system_of(golden)
-    variables = port_seqnet(golden.params(), system)
     scenes, scale = _eval_scenes(golden)
     golden.check("input_batch", scenes.image, relative=1e-5)
-    boxes = jnp.asarray(golden.array("gt_box") * scale)[None]
-
-    @jax.jit
-    def run(variables):
-        found, seen = system.module.apply(variables, scenes, method="detect", mutable=["intermediates"])
-        return found, seen, system.embed(variables, scenes, boxes)
-
-    found, seen, query = run(variables)
-    seen = _seen(seen)
+    found, seen, query = _look(golden, system, scenes, scale)
     golden.check("feat_res4", seen["features"], relative=1e-4)
     for name, ours, numbers in (
         ("rpn_objectness", "objectness", 1),
@@ -129,17 +120,8 @@ def _check_found(golden, found, scale):
 def test_nae_evaluation(golden_dir):
     golden = load_golden(golden_dir, "nae_eval")
     system = system_of(golden, **NAE)
-    variables = port_seqnet(golden.params(), system)
     scenes, scale = _eval_scenes(golden)
-    boxes = jnp.asarray(golden.array("gt_box") * scale)[None]
-
-    @jax.jit
-    def run(variables):
-        found, seen = system.module.apply(variables, scenes, method="detect", mutable=["intermediates"])
-        return found, seen, system.embed(variables, scenes, boxes)
-
-    found, seen, query = run(variables)
-    seen = _seen(seen)
+    found, seen, query = _look(golden, system, scenes, scale)
     place = _same_set(np.asarray(seen["proposals"][0]), golden.array("proposals"))
     output = jax.tree.map(lambda x: np.asarray(x[0])[place], seen["reid_output"])
     golden.check("norm_logits", output.logit[:, None], relative=MODEL, layout=None)

@@ -29,8 +29,8 @@ def _embedding(golden):
     """The module, its variables from the file, and the two features."""
     rules = []
     for name, half in (("feat_res4", "shallow"), ("feat_res5", "deep")):
-        rules += linear_rules(f"seqnet_nae.projectors.{name}.0", f"{half}_linear")
-        rules += batch_norm_rules(f"seqnet_nae.projectors.{name}.1", f"{half}_norm")
+        rules += linear_rules(f"seqnet_nae.projectors.{name}.0", f"projector/{half}_linear")
+        rules += batch_norm_rules(f"seqnet_nae.projectors.{name}.1", f"projector/{half}_norm")
     rules += batch_norm_rules("seqnet_nae.rescaler", "rescaler")
     features, module = _features(golden), NormAwareEmbedding(golden.array("seqnet_nae_eval_emb").shape[1])
     valid = jnp.ones(len(features[0]), bool)
@@ -54,14 +54,14 @@ def test_embedding_and_logit(golden, train):
     if train:
         statistics = changed["batch_stats"]
         for theirs, ours in (
-            ("projectors.feat_res4.1", "shallow_norm"),
-            ("projectors.feat_res5.1", "deep_norm"),
-            ("rescaler", "rescaler"),
+            ("projectors.feat_res4.1", statistics["projector"]["shallow_norm"]),
+            ("projectors.feat_res5.1", statistics["projector"]["deep_norm"]),
+            ("rescaler", statistics["rescaler"]),
         ):
             for their_name, name in (("running_mean", "mean"), ("running_var", "var")):
                 golden.check(
                     f"seqnet_nae_after_train:{theirs}.{their_name}",
-                    statistics[ours][name],
+                    ours[name],
                     relative=OPERATION,
                 )
 

@@ -45,7 +45,8 @@ def main(mode: str, trunk: str, variant: str) -> None:
     for encoder in filter(None, encoders):
         parts = encoder["params"]
         spnets = name == "spnet"
-        projector = parts["box_embedder"]["projector"] if spnets else parts["reid_predictor"]["embedding"]
+        embedder = parts["box_embedder"] if spnets else parts["reid_predictor"]["embedding"]
+        projector = embedder["projector"]
         for half in ("shallow_linear", "deep_linear"):
             projector[half]["kernel"] = 100.0 * projector[half]["kernel"]
 
