@@ -57,6 +57,19 @@ def _same_set(ours: np.ndarray, stored: np.ndarray) -> np.ndarray:
     return nearest
 
 
+def _look(golden, system, scenes, scale):
+    """Detections, what was seen on the way, and the embedding of the file's true box."""
+    boxes = jnp.asarray(golden.array("gt_box") * scale)[None]
+
+    @jax.jit
+    def look(variables):
+        found, seen = system.module.apply(variables, scenes, method="detect", mutable=["intermediates"])
+        return found, seen, system.embed(variables, scenes, boxes)
+
+    found, seen, query = look(port_seqnet(golden.params(), system))
+    return found, _seen(seen), query
+
+
 @pytest.mark.parametrize("item", ["seqnet_eval", pytest.param("seqnet_eval_resized", marks=pytest.mark.slow)])
 def test_seqnet_evaluation(golden_dir, item):
     golden = load_golden(golden_dir, item)

@@ -38,7 +38,7 @@ def _step(system, scenes, people, variables=None):
 
 def test_a_step_trains_every_part_and_fills_the_memory(tiny_seqnet):
     scenes, people = batch((2, 3))
-    system = tiny_seqnet(freeze_stem=False)
+    system = tiny_seqnet(freeze_stem=False, samples_per_image=16)
     variables, terms, gradient, changed = _step(system, scenes, people)
     assert set(terms) == TERMS
     # The binary cross-entropy of an untrained net starts at log 2.
