@@ -2,7 +2,8 @@
 
     python eval.py --workdir runs/spnet_qc [--phase finetune] [--mode qc] [--galleries all]
                    [--min_frame_gap 125] [--cross_camera] [--similarity score_cosine]
-                   [--cbgm 10,3] [--cbgm_grid 10,20,30x2,3,4] [--cbgm_candidates scenes] [--config.x.y=value ...]
+                   [--cbgm 10,3] [--cbgm_grid 10,20,30x2,3,4] [--cbgm_candidates scenes]
+                   [--detector runs/seqnet] [--config.x.y=value ...]
 
 What is not named is as the configuration of the training has it. Exit code 2: something the user can mend
 (one message on stderr).
@@ -26,11 +27,25 @@ def main(arguments: list[str]) -> None:
     from ps_jax.training import compute_dtype, enable_compilation_cache, load_variables, provenance
 
     enable_compilation_cache()
-    variables, meta = load_variables(options.workdir, options.phase, options.checkpoint)
-    system = build_system(meta["system"], {**meta["model"], "dtype": compute_dtype(config.precision)})
+    dtype = compute_dtype(config.precision)
+
+    def load(workdir, phase, checkpoint):
+        variables, meta = load_variables(workdir, phase, checkpoint)
+        return build_system(meta["system"], {**meta["model"], "dtype": dtype}), variables, meta
+
+    system, variables, meta = load(options.workdir, options.phase, options.checkpoint)
     out = output_directory(options, meta, changes)
     source, origin = open_source(config.data), provenance(meta, changes)
-    evaluate(system, variables, source, config.eval, out, partition=options.partition, provenance=origin)
+    detector = None
+    if options.detector is not None:
+        *detector, its_meta = load(options.detector, None, "last")
+        origin["detector"] = " ".join(map(str, (options.detector, *provenance(its_meta).values())))
+    evaluate(
+        *(system, variables, source, config.eval, out),
+        partition=options.partition,
+        provenance=origin,
+        detector=detector,
+    )
     print(f"written to {out}")
 
 

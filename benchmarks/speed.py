@@ -69,7 +69,7 @@ class Case:
 
     Attributes:
       name: for the table.
-      work: "detect", "train", "trunk forward" or "trunk step".
+      work: "detect", "detect by seqnet", "train", "trunk forward" or "trunk step".
       trunk: its name.
       size: (height, width) of the images.
       batch: how many.
@@ -99,6 +99,7 @@ def cases(tiny: bool) -> tuple[Case, ...]:
         Case(
             "SPNet-S, ConvNeXt-T, training step", "train", "convnext_tiny", (crop, crop), 2, samples=samples
         ),
+        Case("SeqNet, ResNet-50, inference", "detect by seqnet", "resnet50", scene),
         Case("ResNet-50 trunk, forward", "trunk forward", "resnet50", scene),
         Case("ConvNeXt-T trunk, forward", "trunk forward", "convnext_tiny", scene),
         Case("ResNet-50 trunk, forward and gradient", "trunk step", "resnet50", (side, side), 2),
@@ -121,6 +122,8 @@ def ours(case: Case) -> Callable[[], Any]:
     if case.work == "detect":
         model = {**LARGE, "num_cascade_steps": case.steps, "reid_dim": case.reid_dim} if case.steps else {}
         return workloads.detection(workloads.spnet("float32", trunk=case.trunk, **model), *case.size)
+    if case.work == "detect by seqnet":
+        return workloads.detection(workloads.seqnet("float32", trunk=case.trunk), *case.size)
     from configs import spnet_oc
 
     config = spnet_oc.get_config("prw").unlock()

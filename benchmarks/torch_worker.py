@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.torch_models import build_trunk
+from benchmarks.torch_seqnet import SeqNet
 from benchmarks.torch_spnet import IDENTITIES, SPNet
 
 
@@ -30,6 +31,9 @@ def prepare(case: dict[str, Any]) -> Callable[[], Any]:
         model = SPNet(case["trunk"], steps=case["steps"], reid_dimension=case["reid_dim"]).eval()
         model = model.to(memory_format=torch.channels_last)
         return lambda: model.detect(image)
+    if case["work"] == "detect by seqnet":
+        seqnet = SeqNet().eval().to(memory_format=torch.channels_last)
+        return lambda: seqnet.detect(image)
     if case["work"] == "train":
         return _training_step(SPNet(case["trunk"]).to(memory_format=torch.channels_last), image, case)
     raise ValueError(f"no work is called {case['work']!r}")

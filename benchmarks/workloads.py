@@ -23,6 +23,7 @@ from ps_jax.training.step import replicate
 IDENTITIES = 483  # of PRW's training set
 PEOPLE = 6  # in a scene
 KEEP_ALL = {"score_threshold": -1.0, "nms_threshold": 1.0}
+KEEP_ALL_PROPOSALS = {"proposal_nms_threshold": 1.0, "first_nms_threshold": 1.0}  # of SeqNet, too
 
 
 def fill(template: Any, seed: int = 0) -> Any:
@@ -95,6 +96,16 @@ def spnet(dtype: str, **model: Any) -> System:
     return build_system("spnet", {"num_identities": IDENTITIES, "dtype": jnp.dtype(dtype), **model})
 
 
+def seqnet(dtype: str, **model: Any) -> System:
+    """SeqNet with the paper's numbers but for what is named, keeping every proposal.
+
+    Raises:
+      ConfigError: the module has no such option.
+    """
+    options = {"num_identities": IDENTITIES, "dtype": jnp.dtype(dtype), **KEEP_ALL_PROPOSALS, **model}
+    return build_system("seqnet", options)
+
+
 def detection(system: System, height: int, width: int) -> Callable[[], Any]:
     """Detection in one scene, every candidate kept, compiled, as a function without arguments."""
     system = system.changed(**KEEP_ALL)
@@ -156,7 +167,7 @@ class RandomSource:
 
     def split(self, partition: str) -> Any:
         """What the trainer asks a split for: its identities."""
-        return SimpleNamespace(labels=range(IDENTITIES))
+        return SimpleNamespace(num_identities=IDENTITIES)
 
     def steps_per_epoch(self, phase: Any) -> int:
         """Any number: nobody trains to the end."""

@@ -9,53 +9,20 @@ The large model, SPNet-L, has ConvNeXt-B. It is pre-trained like SPNet-S; fine-t
 heads of their own and embeddings of length 2048 for re-identification, on 1024 x 1024 crops (table 2).
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from input_pipeline.streets import StreetsOptions
-from ps_jax.errors import ConfigError
-
-DATASETS = ("streets", "prw", "cuhk_sysu", "coco_json", "coco_persons", "prw_small")
-SMALL = ("streets", "prw_small")  # sized for two CPU cores
-PRETRAINING = ("coco_persons",)  # no identity is seen twice: only for pre-training
-
-
-def check_dataset(dataset: str) -> None:
-    """Raises ConfigError unless the data set is one of `DATASETS`."""
-    if dataset not in DATASETS:
-        raise ConfigError(
-            f"there is no data set {dataset!r} for this config; write config.py:NAME with one of "
-            f"{', '.join(DATASETS)}"
-        )
-
-
-def check_searchable(dataset: str) -> None:
-    """Raises ConfigError for a data set that is for pre-training alone."""
-    if dataset in PRETRAINING:
-        raise ConfigError(
-            f"{dataset} is for pre-training alone, nobody in it is seen twice; use spnet_qc.py:{dataset} or "
-            f"spnet_oc.py:{dataset}, and start another run from the result by --config.pretrained=WORKDIR"
-        )
+from configs import datasets
 
 
 def base(dataset: str, large: bool = False) -> ConfigDict:
-    """Everything but the phases, for one of `DATASETS`; SPNet-L with `large`, else SPNet-S.
+    """Everything but the phases, for one of `datasets.DATASETS`; SPNet-L with `large`, else SPNet-S.
 
     Raises:
       ConfigError: there is no such data set.
     """
-    check_dataset(dataset)
-    small = dataset in SMALL
-    config = ConfigDict()
-    config.system = "spnet"
-    config.seed = 0
-    config.precision = "auto"  # bfloat16 on accelerators, float32 on CPU
-    config.sync_batch_norm = True  # on several devices: batch statistics of all; False: each device's own
-    config.weights = ""  # trunk weights to start from: a file, or a name such as torchvision/resnet50
-    config.pretrained = ""  # work directory of another run to start from, in place of trunk weights
-
+    config = datasets.base(dataset, "spnet")
+    small = dataset in datasets.SMALL
     config.model = ConfigDict(
         {
             "trunk": "mobilenet_v2" if small else "convnext_base" if large else "convnext_tiny",
@@ -68,39 +35,6 @@ def base(dataset: str, large: bool = False) -> ConfigDict:
             "positive_norm": False,  # True: long offsets score high
         }
     )
-    config.data = ConfigDict(
-        {
-            "source": dataset.removesuffix("_small"),
-            "dir": "data/streets" if dataset == "streets" else "",
-            # (short side, longest long side) of a scene; the picture is resized to the first that it meets
-            "resize": {"streets": (240, 320), "prw_small": (288, 512)}.get(dataset, (900, 1500)),
-            "max_people": 16 if small else 64,
-            "annotations": 100,  # boxes of the training scenes to keep, in percent; above 100, spurious ones are added
-            "least_people": 0,  # training scenes with fewer boxes are left out
-            "streets": dataclasses.asdict(StreetsOptions()) if dataset == "streets" else {},
-        }
-    )
-    config.eval = ConfigDict(
-        {
-            "mode": "auto",  # as it was trained; "oc" finds everybody at once, "qc" searches query by query
-            "query": "box",  # the query's embedding is taken at its box
-            "similarity": "cosine",
-            "branches": 1,  # embeddings that lie side by side
-            "galleries": ("default",),  # names of galleries, or "all"
-            "iou": "variable",  # a right answer needs min(0.5, wh / ((w + 10) (h + 10)))
-            "score_threshold": 0.5,
-            "detection_threshold": 0.5,
-            "cross_camera": False,
-            "min_frame_gap": 0,
-            "true_boxes": True,
-            # k1 = k2 = 0: off; candidates "scenes" as in the paper
-            "cbgm": {"k1": 0, "k2": 0, "candidates": "detections"},
-            "cbgm_grid": {"k1": (), "k2": ()},  # pairs to compare, on the same detections
-            "batch_size": 1,
-            "query_chunk": 16,  # queries searched at a time in mode "qc"
-            "pictures": 20,
-        }
-    )
     return config
 
 
@@ -110,7 +44,7 @@ def pretrain(dataset: str, mode: str = "qc") -> ConfigDict:
     Both modes regress as many anchors in a batch: pairs times samples of a pair, or scenes times samples of one.
     The step checks it, so that the two stay comparable whatever is changed (supplement, section 8).
     """
-    small = dataset in SMALL
+    small = dataset in datasets.SMALL
     return ConfigDict(
         {
             "model": {
@@ -148,7 +82,7 @@ def finetune(dataset: str, large: bool = False, mode: str = "oc") -> ConfigDict:
 
     Object-centric, or query-centric on two views of each scene.
     """
-    small = dataset in SMALL
+    small = dataset in datasets.SMALL
     samples = {"samples_per_image": 16 if small else 128} if mode == "oc" else _pairs(small)
     model = {
         "mode": mode,

@@ -13,13 +13,13 @@ A data set in PRW's layout on two CPU cores, from ImageNet weights of MobileNetV
   python train.py --config configs/spnet_oc.py:prw_small --config.data.dir=PATH --config.weights=FILE
 """
 
-from configs import spnet_base
+from configs import datasets, spnet_base
 
 
 def get_config(dataset: str = "streets", large: bool = False):
-    """The configuration for one of `spnet_base.DATASETS`."""
+    """The configuration for one of `datasets.DATASETS`."""
     config = spnet_base.base(dataset, large)
-    if dataset in spnet_base.PRETRAINING:
+    if dataset in datasets.PRETRAINING:
         config.phases = ("pretrain",)
         config.pretrain = spnet_base.pretrain(dataset, mode="oc")
     else:

@@ -14,5 +14,5 @@ from configs import spnet_oc
 
 
 def get_config(dataset: str = "streets"):
-    """The configuration for one of `spnet_base.DATASETS`."""
+    """The configuration for one of `datasets.DATASETS`."""
     return spnet_oc.get_config(dataset, large=True)

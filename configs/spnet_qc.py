@@ -25,15 +25,15 @@ another re-id loss (table 6):
 But for COCOPersons, both phases run on the training scenes of the same data set.
 """
 
-from configs import spnet_base
+from configs import datasets, spnet_base
 
 
 def get_config(dataset: str = "streets", large: bool = False):
-    """The configuration for one of `spnet_base.DATASETS`."""
+    """The configuration for one of `datasets.DATASETS`."""
     config = spnet_base.base(dataset, large)
     config.phases = ("pretrain",)
     config.pretrain = spnet_base.pretrain(dataset)
-    if dataset not in spnet_base.PRETRAINING:
+    if dataset not in datasets.PRETRAINING:
         config.phases = ("pretrain", "finetune")
         config.finetune = spnet_base.finetune(dataset, large)
     return config.lock()

@@ -9,12 +9,12 @@ The paper's settings (ConvNeXt-T, 512 x 512 crops, one large GPU):
   python train.py --config configs/spnet_qc_finetune.py:cuhk_sysu --config.data.dir=PATH
 """
 
-from configs import spnet_base
+from configs import datasets, spnet_base
 
 
 def get_config(dataset: str = "streets"):
-    """The configuration for one of `spnet_base.DATASETS` in which people can be searched for."""
-    spnet_base.check_searchable(dataset)
+    """The configuration for one of `datasets.DATASETS` in which people can be searched for."""
+    datasets.check_searchable(dataset)
     config = spnet_base.base(dataset)
     config.phases = ("pretrain", "finetune")
     config.pretrain = spnet_base.pretrain(dataset)

@@ -18,5 +18,5 @@ from configs import spnet_qc
 
 
 def get_config(dataset: str = "streets"):
-    """The configuration for one of `spnet_base.DATASETS`."""
+    """The configuration for one of `datasets.DATASETS`."""
     return spnet_qc.get_config(dataset, large=True)

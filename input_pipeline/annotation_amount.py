@@ -76,7 +76,9 @@ def with_annotation_amount(split: Split, percent: int, least_people: int = 0, se
         dataclasses.replace(scene, people=tuple(present))
         for scene, present in zip(scenes, people, strict=True)
     )
-    return ChangedSplit(split.dataset, split.partition, tuple(changed), original=split)
+    return ChangedSplit(
+        split.dataset, split.partition, tuple(changed), original=split, table_rows=split.table_rows
+    )
 
 
 def _uniform(stream: int, seed: int, count: int) -> np.ndarray:

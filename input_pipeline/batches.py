@@ -26,7 +26,7 @@ class Annotations(NamedTuple):
     Attributes:
       box: f32[annotations, 4] in pixels of the original pictures.
       identity: i32[annotations], 0 .. L-1, -1 unknown.
-      person: i32[annotations], the identity, or L + the annotation's own number where it is unknown.
+      person: i32[annotations], the identity, or where it is unknown a number of its own behind all of these.
       start: i32[scenes + 1], the people of scene s are start[s] .. start[s + 1] - 1.
     """
 
@@ -41,7 +41,7 @@ class Annotations(NamedTuple):
         people = [person for scene in split.scenes for person in scene.people]
         labels = split.labels
         identity = np.array([labels.get(person.identity, -1) for person in people], np.int32).reshape(-1)
-        own_number = len(labels) + np.arange(len(people), dtype=np.int32)
+        own_number = max(labels.values(), default=-1) + 1 + np.arange(len(people), dtype=np.int32)
         return cls(
             np.array([person.box for person in people], np.float32).reshape(-1, 4),
             identity,

@@ -24,6 +24,7 @@ query_info.txt
     source="It is given out for academic use at https://github.com/liangzheng06/PRW-baseline",
 )
 
+RELEASED_ROWS = 482  # of the lookup table in the released code of SeqNet and NAE
 GALLERY = "all"  # every test frame but the query's own
 
 _BOX_VARIABLES = ("box_new", "anno_file", "anno_previous")
@@ -44,7 +45,7 @@ def parse_frame_name(name: str) -> FrameName | None:
     return FrameName(int(match[2]), match[1], int(match[3])) if match else None
 
 
-def read_prw(directory: str | Path, partition: str) -> Split:
+def read_prw(directory: str | Path, partition: str, released_labels: bool = False) -> Split:
     """The scenes of one partition of PRW and, for testing, its search task.
 
     Boxes follow the released evaluation code: coordinates below zero become zero before width and height
@@ -55,6 +56,9 @@ def read_prw(directory: str | Path, partition: str) -> Split:
     Args:
       directory: folder with frames/, annotations/, frame_train.mat, frame_test.mat and query_info.txt.
       partition: "train" or "test".
+      released_labels: number the training identities as the released code of SeqNet does. PRW's are 1 .. 478,
+        480 .. 483 and 932, 483 in all, but the lookup table has 482 rows: the last two are written to the queue as if
+        they were unknown, and are to be recognised in whatever its slots 0 and 449 hold.
 
     Returns:
       The split, scenes in the order of frame_train.mat or frame_test.mat.
@@ -69,7 +73,7 @@ def read_prw(directory: str | Path, partition: str) -> Split:
     names = matlab.texts(matlab.load_variable(list_path, [variable]), list_path, variable)
     scenes = tuple(_scene(root, _jpg(name), list_path) for name in names)
     if partition == "train":
-        return Split("prw", partition, scenes)
+        return Split("prw", partition, scenes, table_rows=RELEASED_ROWS if released_labels else None)
     gallery = _gallery(LAYOUT.file(root / "query_info.txt"), scenes)
     return Split("prw", partition, scenes, Galleries.of("prw test", [gallery]), GALLERY)
 

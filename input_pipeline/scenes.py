@@ -102,6 +102,8 @@ class Split:
       scenes: all scenes of the partition.
       galleries: search tasks by name; empty for training.
       default_gallery: the task that published numbers refer to.
+      table_rows: None: training numbers the known identities one after the other. Else the rows of the lookup table,
+        whatever identities there are, and identity i is number i - 1, even where that is beyond the table.
     """
 
     dataset: str
@@ -109,12 +111,20 @@ class Split:
     scenes: tuple[Scene, ...]
     galleries: Mapping[str, Gallery] = field(default_factory=lambda: MappingProxyType({}))
     default_gallery: str | None = None
+    table_rows: int | None = field(default=None, kw_only=True)
 
     @functools.cached_property
     def labels(self) -> dict[int, int]:
-        """Known identities in ascending order -> 0 .. L-1, the numbering training uses."""
-        known = {person.identity for scene in self.scenes for person in scene.people} - {UNKNOWN}
-        return {identity: label for label, identity in enumerate(sorted(known))}
+        """Known identities in ascending order -> 0 .. L-1, the numbering training uses (but see `table_rows`)."""
+        known = sorted({person.identity for scene in self.scenes for person in scene.people} - {UNKNOWN})
+        if self.table_rows is not None:
+            return {identity: identity - 1 for identity in known}
+        return {identity: label for label, identity in enumerate(known)}
+
+    @property
+    def num_identities(self) -> int:
+        """L, the rows of the lookup table of known identities."""
+        return len(self.labels) if self.table_rows is None else self.table_rows
 
     @functools.cached_property
     def positions(self) -> dict[str, int]:

@@ -92,8 +92,8 @@ def open_source(data: Any) -> Source:
     """Opens the data a configuration names; generated streets are drawn first where they are not there yet.
 
     Args:
-      data: `config.data`: `source`, `dir`, `max_people`, `resize`, optionally `annotations` and `least_people`
-        and, for streets, `streets` with the options of the generator.
+      data: `config.data`: `source`, `dir`, `max_people`, `resize`, optionally `annotations` and `least_people`,
+        for PRW `released_labels` (see `read_prw`) and, for streets, `streets` with the options of the generator.
 
     Returns:
       The source; records are read when they are first asked for.
@@ -133,7 +133,13 @@ def _read_streets(data: Any) -> Callable[[str], Split]:
 def _read_prw(data: Any) -> Callable[[str], Split]:
     from input_pipeline.prw import read_prw
 
-    return lambda partition: read_prw(data.dir, partition)
+    released = data.get("released_labels", False)
+    if released and data.get("annotations", 100) > 100:
+        raise ConfigError(
+            "data.released_labels numbers people as PRW does, which leaves no numbers for the spurious boxes of "
+            f"data.annotations={data.annotations}; leave one of them out"
+        )
+    return lambda partition: read_prw(data.dir, partition, released)
 
 
 def _read_cuhk_sysu(data: Any) -> Callable[[str], Split]:

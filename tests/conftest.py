@@ -20,7 +20,7 @@ _LONG_FILES = {
         (
             "test_whole_run.py",
             "test_golden_spnet.py",
-            "test_spnet_devices.py",
+            "test_devices.py",
             "test_spnet_tuning.py",
             "test_spnet_training.py",
             "test_box_embedder.py",

@@ -4,6 +4,10 @@ import jax
 import pytest
 
 from configs import (
+    datasets,
+    nae,
+    oim,
+    seqnet,
     spnet_base,
     spnet_oc,
     spnet_oc_l,
@@ -14,6 +18,7 @@ from configs import (
 )
 from ps_jax.errors import ConfigError
 from ps_jax.systems import build_system
+from ps_jax.training.optimizers import warmup_length
 from ps_jax.training.phases import model_arguments
 
 
@@ -35,7 +40,7 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
     )
 
 
-@pytest.mark.parametrize("config", [spnet_oc_pretrain, spnet_qc_finetune])
+@pytest.mark.parametrize("config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim])
 def test_what_ends_in_a_search_is_not_trained_on_coco_persons(config):
     with pytest.raises(
         ConfigError, match=r"coco_persons is for pre-training alone, .* spnet_oc\.py:coco_persons"
@@ -79,7 +84,7 @@ def test_the_large_model_is_the_papers():
     assert alone.phases == ("finetune",) and alone.finetune == config.finetune
 
 
-@pytest.mark.parametrize("dataset", spnet_base.DATASETS)
+@pytest.mark.parametrize("dataset", datasets.DATASETS)
 @pytest.mark.parametrize("module", [spnet_qc, spnet_oc, spnet_qc_l, spnet_oc_l])
 def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
     config = module.get_config(dataset)
@@ -87,6 +92,44 @@ def test_every_configuration_makes_the_models_of_its_phases(module, dataset):
     for name in config.phases:
         system = build_system(config.system, model_arguments(config, name, num_identities=3))
         assert system.search_mode == config[name].model.mode
+
+
+def test_the_seqnet_family_has_the_released_settings():
+    config = seqnet.get_config("prw")
+    assert config.phases == ("train",) and config.eval.similarity == "score_cosine"
+    train, model = config.train, config.model
+    assert (train.optimizer, train.learning_rate, train.weight_decay, train.clip_norm) == (
+        "sgd",
+        0.003,
+        5e-4,
+        10,
+    )
+    assert (train.batch_size, train.epochs, train.milestones) == (5, 18, (16,))
+    assert train.augmentation == "window" and config.data.resize == (900, 1500)
+    assert warmup_length(train, 2241, 40000) == 2240
+    assert (model.trunk, model.reid_dim, model.oim_scale, model.queue_size) == ("resnet50", 256, 30, 500)
+    assert (model.train_proposals, model.test_proposals) == ((12000, 2000), (6000, 300))
+    assert (model.proposal_samples, model.samples_per_image, model.freeze_stem) == (256, 128, True)
+    whole = seqnet.get_config("cuhk_sysu")
+    assert (whole.train.epochs, whole.model.queue_size, whole.train.decay_biases) == (20, 5000, True)
+    for module, head in ((nae, "norm_aware"), (oim, "softmax")):
+        other = module.get_config("prw")
+        assert (other.model.sequential, other.model.head, other.model.match_low) == (False, head, 0.1)
+        assert (other.model.regression_weight, other.train.epochs, other.train.decay_biases) == (
+            10,
+            22,
+            False,
+        )
+
+
+@pytest.mark.parametrize("dataset", [name for name in datasets.DATASETS if name not in datasets.PRETRAINING])
+@pytest.mark.parametrize("module", [seqnet, nae, oim])
+def test_every_configuration_of_the_seqnet_family_makes_its_model(module, dataset):
+    config = module.get_config(dataset)
+    system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+    assert config.is_locked and system.search_mode == "oc"
+    assert set(config.eval.model) <= set(system.test_options)
+    assert ("box_head" in system.template["params"]) == (module is seqnet)
 
 
 def test_the_ways_to_train_the_trunk_in_pretraining_are_values_of_the_configuration():

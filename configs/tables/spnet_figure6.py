@@ -8,7 +8,7 @@ have five. The figure prints no numbers but the baseline's, which stand in table
 out and pre-training lasts 20 epochs, as in the released code.
 """
 
-from configs import spnet_base
+from configs import datasets
 from configs.tables.spnet_rows import AP, CUHK_SYSU, MAP, SOURCE, finetuning, pretraining
 from ps_jax.sweep import Ladder, Table
 from ps_jax.sweep.tables import DETECTION_AP, SEARCH_MAP
@@ -17,8 +17,8 @@ MODES = ("qc", "oc")
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
-    small = dataset in spnet_base.SMALL
+    """The table for one of `datasets.DATASETS`."""
+    small = dataset in datasets.SMALL
     amounts = (40, 60, 100, 140, 180) if small else (20, 60, 100, 140, 180)
     baseline = finetuning("Classifier", dataset, {CUHK_SYSU: {MAP: 91.9, AP: 83.2}})
     rows, series = [baseline], {}

@@ -26,7 +26,7 @@ PAPER = {
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     first = pretraining("QC pre-training", "qc", dataset)
     rows, contrasts = [first], []
     for name, (steps, separate) in ARCHITECTURES.items():

@@ -25,7 +25,7 @@ def _numbers(cuhk: tuple[float, float, float], prw: tuple[float, float, float]) 
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     oc, qc = "OC pre-training", "QC pre-training"
     return Table(
         title="SPNet-S: query-centric, object-centric and no pre-training",

@@ -10,7 +10,7 @@ data/coco_persons, data/prw and data/cuhk_sysu.
 
 from collections.abc import Mapping
 
-from configs import spnet_base
+from configs import datasets
 from ps_jax.sweep import Row
 from ps_jax.sweep.tables import AFTER, DETECTION_AP, SEARCH_MAP, SEARCH_TOP1, TRUE_BOXES_MAP
 
@@ -40,8 +40,8 @@ def pretraining(name: str, mode: str, dataset: str, overrides: tuple[str, ...] =
       dataset: what the table is run on; one that is sized for two CPU cores is also pre-trained on.
       overrides: of the configuration.
     """
-    spnet_base.check_dataset(dataset)
-    if dataset not in spnet_base.SMALL:
+    datasets.check_dataset(dataset)
+    if dataset not in datasets.SMALL:
         where = (f"--config.data.dir=data/{PRETRAINED_ON}",)
         config = "spnet_qc" if mode == "qc" else "spnet_oc"
         return Row(name, f"configs/{config}.py:{PRETRAINED_ON}", where + overrides, preparation=True)
@@ -69,8 +69,8 @@ def finetuning(
       mode: path that is trained.
       overrides: of the configuration.
     """
-    spnet_base.check_dataset(dataset)
-    short = dataset in spnet_base.SMALL
+    datasets.check_dataset(dataset)
+    short = dataset in datasets.SMALL
     common = _SHORT if short else (f"--config.data.dir=data/{dataset}",)
     common += ("--config.phases=('finetune',)",)
     if after:

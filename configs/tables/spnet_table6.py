@@ -20,7 +20,7 @@ ARMS = {
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     rows = [finetuning("Baseline", dataset, search_numbers(91.9, 93.2, 52.7, 86.6))]
     for name, (mode, overrides, paper) in ARMS.items():
         first = pretraining(f"{name} pre-training", mode, dataset, overrides)

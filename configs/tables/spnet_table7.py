@@ -17,7 +17,7 @@ PAPER = {
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     head = spnet_base.pretrain(dataset)
 
     def trunk(learning_rate: float, weight_decay: float) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from ps_jax.sweep import Table
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     first = "QC pre-training"
     return Table(
         title="SPNet-S: query-centric and object-centric fine-tuning",

@@ -16,7 +16,7 @@ LOGITS = {
 
 
 def get_table(dataset: str = "streets") -> Table:
-    """The table for one of `spnet_base.DATASETS`."""
+    """The table for one of `datasets.DATASETS`."""
     rows = []
     for name, (scale, positive, paper) in LOGITS.items():
         overrides = (f"--config.model.logit_scale={scale}", f"--config.model.positive_norm={positive}")

@@ -95,6 +95,7 @@ class ConvNeXt(nn.Module):
       widths: channels of the four stages.
       stochastic_depth: chance of leaving out the last block's branch while training; it grows linearly
         from 0 at the first block. torchvision: 0.1 for tiny, 0.5 for base.
+      stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
       axis_name: device axis that the batch is spread over.
       dtype: type of the computation and the features; None takes the image's. Parameters are float32.
     """
@@ -102,6 +103,7 @@ class ConvNeXt(nn.Module):
     depths: Sequence[int] = (3, 3, 9, 3)
     widths: Sequence[int] = (96, 192, 384, 768)
     stochastic_depth: float = 0.1
+    stages: int = 4
     axis_name: str | None = None
     dtype: Any = None
 
@@ -147,7 +149,7 @@ class ConvNeXt(nn.Module):
           train: switch stochastic depth on (needs the rng stream "stochastic_depth").
 
         Returns:
-          Feature maps "c2", "c3", "c4", "c5", each [batch, height, width, channel].
+          Feature maps "c2", "c3", "c4", "c5", as far as computed, each [batch, height, width, channel].
         """
         x = Conv(
             self.widths[0],
@@ -160,7 +162,7 @@ class ConvNeXt(nn.Module):
         )(image)
         x = LayerNorm(name="stem_norm")(x)
         features = {}
-        for index in range(4):
+        for index in range(self.stages):
             x = self._stage(index, f"stage{index + 1}")(x, train)
             features[f"c{index + 2}"] = x
         return features

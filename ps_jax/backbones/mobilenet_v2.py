@@ -123,12 +123,14 @@ class MobileNetV2(nn.Module):
     Attributes:
       last_convolution: also apply the 1x1 convolution to 1280 channels that precedes the classifier
         (`features` 18) and return it as "c5_wide".
+      stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
       axis_name: device axis that batch statistics are shared over.
       dtype: type of the computation and the features; None takes the image's. Parameters and batch
         statistics are float32.
     """
 
     last_convolution: bool = False
+    stages: int = 4
     axis_name: str | None = None
     dtype: Any = None
 
@@ -168,12 +170,12 @@ class MobileNetV2(nn.Module):
           train: normalise with the batch's statistics and move the running ones.
 
         Returns:
-          Feature maps "c2", "c3", "c4", "c5" (and "c5_wide"), each [batch, height, width, channel].
+          Feature maps "c2", "c3", "c4", "c5" (and "c5_wide"), as far as computed, each [batch, height, width, channel].
         """
         common = {"axis_name": self.axis_name, "dtype": self.dtype}
         x = _ConvNorm(32, 3, stride=2, name="stem", **common)(image, train)
         features = {}
-        for index in range(4):
+        for index in range(self.stages):
             x = self._stage(index, f"stage{index + 1}")(x, train)
             features[f"c{index + 2}"] = x
         if self.last_convolution:

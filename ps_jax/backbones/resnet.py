@@ -100,12 +100,14 @@ class ResNet(nn.Module):
 
     Attributes:
       depths: blocks of the four stages; (3, 4, 6, 3) is ResNet-50.
+      stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
       axis_name: device axis that batch statistics are shared over.
       dtype: type of the computation and the features; None takes the image's. Parameters and batch
         statistics are float32.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
+    stages: int = 4
     axis_name: str | None = None
     dtype: Any = None
 
@@ -149,7 +151,7 @@ class ResNet(nn.Module):
           train: normalise with the batch's statistics and move the running ones.
 
         Returns:
-          Feature maps "c2", "c3", "c4", "c5", each [batch, height, width, channel].
+          Feature maps "c2", "c3", "c4", "c5", as far as computed, each [batch, height, width, channel].
         """
         x = Conv(
             64,
@@ -166,7 +168,7 @@ class ResNet(nn.Module):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = nn.max_pool(x, (3, 3), (2, 2))
         features = {}
-        for index in range(4):
+        for index in range(self.stages):
             x = self._stage(index, f"stage{index + 1}")(x, train)
             features[f"c{index + 2}"] = x
         return features

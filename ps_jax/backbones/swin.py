@@ -167,6 +167,7 @@ class Swin(nn.Module):
         meaning (1) or of the appearance (0) of people; 0.6 for person search.
       stochastic_depth: chance of leaving out the last block's branches while training; it grows linearly
         from 0 at the first block. torchvision: 0.2 for tiny, 0.3 for small, 0.5 for base; SOLIDER: 0.1.
+      stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
       axis_name: device axis that the batch is spread over.
       dtype: type of the computation and the features; None takes the image's. Parameters are float32.
     """
@@ -178,6 +179,7 @@ class Swin(nn.Module):
     version: int = 1
     semantic_weight: float | None = None
     stochastic_depth: float = 0.2
+    stages: int = 4
     axis_name: str | None = None
     dtype: Any = None
 
@@ -237,7 +239,7 @@ class Swin(nn.Module):
           train: switch stochastic depth on (needs the rng stream "stochastic_depth").
 
         Returns:
-          Feature maps "c2", "c3", "c4", "c5", each [batch, height, width, channel].
+          Feature maps "c2", "c3", "c4", "c5", as far as computed, each [batch, height, width, channel].
         """
         if self.semantic_weight is not None:  # torchvision leaves out what does not fill a patch
             below, beside = (-side % PATCH for side in image.shape[1:3])
@@ -245,7 +247,7 @@ class Swin(nn.Module):
         x = Conv(self.width, PATCH, stride=PATCH, dtype=self.dtype, name="stem_conv")(image)
         x = LayerNorm(_EPSILON, name="stem_norm")(x)
         features = {}
-        for index in range(4):
+        for index in range(self.stages):
             x = self._stage(index, f"stage{index + 1}")(x, train)
             features[f"c{index + 2}"] = x
             if self.semantic_weight is not None and index < 3:  # the last stage holds its own, for its copies

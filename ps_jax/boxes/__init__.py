@@ -4,6 +4,7 @@ from ps_jax.boxes.anchors import cell_anchors, pyramid_anchors
 from ps_jax.boxes.coder import clip_boxes, decode, encode, large_enough
 from ps_jax.boxes.matching import BACKGROUND, IGNORED, match_anchors
 from ps_jax.boxes.overlap import area, elementwise_giou, elementwise_iou, pairwise_giou, pairwise_iou
+from ps_jax.boxes.rows import best_first, suppress, take
 from ps_jax.boxes.sampling import Order, random_order, sample_balanced, sample_indices
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "IGNORED",
     "Order",
     "area",
+    "best_first",
     "cell_anchors",
     "clip_boxes",
     "decode",
@@ -25,4 +27,6 @@ __all__ = [
     "random_order",
     "sample_balanced",
     "sample_indices",
+    "suppress",
+    "take",
 ]

@@ -56,6 +56,7 @@ def evaluate(
     *,
     partition: str = "test",
     provenance: Mapping[str, Any] | None = None,
+    detector: tuple[Any, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a system and writes `results.json`, pictures and `index.html`.
 
@@ -68,6 +69,7 @@ def evaluate(
       partition: which partition to evaluate.
       provenance: what made the variables (checkpoint step, hash of the configuration, ...), kept in the
         result.
+      detector: another system and its variables, whose detections the first one embeds in place of its own.
 
     Returns:
       The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes", "search_cbgm" and
@@ -82,7 +84,12 @@ def evaluate(
         settings = replace(settings, mode=system.search_mode)
     if settings.mode == "qc" and not hasattr(system.module, "find"):
         raise ConfigError('eval.mode: this system has no query-centric search; use "oc"')
-    system = system.changed(score_threshold=settings.least_score)
+    for name in settings.model.keys() - set(system.test_options):
+        raise ConfigError(
+            f"eval.model.{name}: {system.name} has no such option for testing; there are "
+            f"{', '.join(system.test_options)}"
+        )
+    system = system.changed(score_threshold=settings.least_score, **settings.model)
     split = source.split(partition)
     tasks = tuple(
         search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
@@ -91,6 +98,13 @@ def evaluate(
     queries = tuple(dict.fromkeys(query for task in tasks for query in task.queries))
     numbers = {query: number for number, query in enumerate(queries)}
     compiled = CompiledSystem(system, variables)
+    other = None
+    if detector is not None:
+        if settings.mode == "qc":
+            raise ConfigError(
+                'a detector of its own goes with detections that need no query: use eval.mode "oc"'
+            )
+        other = CompiledSystem(detector[0].changed(score_threshold=settings.least_score), detector[1])
     findings = run_object_centric(
         compiled,
         source,
@@ -100,6 +114,7 @@ def evaluate(
         true_boxes=settings.true_boxes,
         batch_size=settings.batch_size,
         detect=settings.mode == "oc",
+        detector=other,
     )
     by_query = None
     if settings.mode == "qc":
@@ -162,15 +177,8 @@ def evaluate(
 
 def _model_settings(system: Any) -> dict[str, Any]:
     """The options of a system's module that change what it finds, as far as it has them."""
-    names = (
-        "nms_threshold",
-        "first_nms_threshold",
-        "detections_per_scene",
-        "top_anchors",
-        "query_top_anchors",
-    )
     module = system.module
-    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    found = {name: getattr(module, name) for name in system.test_options}
     if hasattr(module, "dtype"):
         found["precision"] = np.dtype(module.dtype or np.float32).name
     return found

@@ -21,7 +21,7 @@ from ps_jax.errors import CheckpointError, DataError
 from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.similarity import gallery_features, unit_rows
 from ps_jax.evaluation.table import DetectionTable, empty_table, make_table
-from ps_jax.interface import Batch
+from ps_jax.interface import Batch, Detections
 
 MAX_BOX_CHUNK = 32
 
@@ -137,6 +137,7 @@ def run_object_centric(
     true_boxes: bool,
     batch_size: int = 1,
     detect: bool = True,
+    detector: CompiledSystem | None = None,
 ) -> Findings:
     """Detects everybody in every scene, embeds the queries and, where asked for, the annotated people.
 
@@ -150,6 +151,7 @@ def run_object_centric(
       true_boxes: also embed all annotated boxes.
       batch_size: scenes in a batch.
       detect: False for only embedding, for a query-centric search.
+      detector: another system whose detections are taken, boxes and scores; this one embeds them.
 
     Returns:
       The findings, in the order of the split's scenes.
@@ -167,6 +169,9 @@ def run_object_centric(
         parts, found = [], None
         if not detect:
             parts = [compiled("embed_both", batch, chunk) for chunk in chunks]
+        elif detector is not None:
+            found = _detected_by(detector, compiled, batch)
+            parts = [(compiled("embed", batch, chunk),) for chunk in chunks]
         elif chunks:
             found, first = compiled("detect_and_embed", batch, chunks.pop(0))
             parts = [(first,), *((compiled("embed", batch, chunk),) for chunk in chunks)]
@@ -193,6 +198,21 @@ def run_object_centric(
         _query_vectors(queries, requests, embeddings, table, query_rule),
         np.stack([sought[position][number] for position, number in requests.places]) if sought else None,
     )
+
+
+def _detected_by(detector: CompiledSystem, compiled: CompiledSystem, batch: Batch) -> Detections:
+    """What one system detects, as another one embeds it."""
+    found = detector("detect", batch)
+    slots = found.box.shape[1]
+    used = found.valid.nonzero()[1].max(initial=0) + 1
+    boxes = np.pad(found.box, ((0, 0), (0, -slots % MAX_BOX_CHUNK), (0, 0)))
+    embedded = [
+        compiled("embed", batch, boxes[:, start : start + MAX_BOX_CHUNK])
+        for start in range(0, used, MAX_BOX_CHUNK)
+    ]
+    embedding = np.zeros((*boxes.shape[:2], embedded[0].shape[-1]), np.float32)
+    embedding[:, : len(embedded) * MAX_BOX_CHUNK] = np.concatenate(embedded, axis=1)
+    return found._replace(embedding=embedding[:, :slots])
 
 
 def _query_vectors(

@@ -54,6 +54,7 @@ def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Na
     option("--cbgm", type=_two_numbers, metavar="K1,K2", help="context bipartite graph matching")
     option("--cbgm_grid", type=_grid, metavar="K1,..xK2,..", help="the same for all pairs: 10,20,30x2,3,4")
     option("--cbgm_candidates", choices=CANDIDATES, help="k1 counts detections (released) or scenes (paper)")
+    option("--detector", type=Path, help="work directory of another training, whose detections are embedded")
     return parser.parse_known_args(arguments)
 
 
@@ -122,6 +123,8 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes:
         value = getattr(options, name)
         if value is not None:
             words.append(f"{name}_{_word(value)}")
+    if options.detector is not None:
+        words.append(f"detector_{options.detector.name}")
     if options.partition != "test":
         words.append(options.partition)
     if options.checkpoint != "last":

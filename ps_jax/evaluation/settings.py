@@ -1,5 +1,6 @@
 """The options of an evaluation, checked."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Settings:
       batch_size: scenes in a batch.
       query_chunk: queries a query-centric system looks for at a time.
       pictures: queries on the contact sheets; 0 for no pictures.
+      model: options of the system's module that hold for testing, some of `System.test_options`.
     """
 
     mode: str = "auto"
@@ -54,6 +56,7 @@ class Settings:
     batch_size: int = 1
     query_chunk: int = 16
     pictures: int = 20
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         check_similarity(self.similarity)
@@ -94,6 +97,8 @@ class Settings:
         if grid.get("k1") or grid.get("k2"):
             k1, k2 = (tuple(grid.get(name, ())) for name in ("k1", "k2"))
             options["context_grid"] = ContextGrid(k1, k2, counting)
+        model = options.get("model", {})
+        options["model"] = {name: value for name, value in model.items() if value is not None}
         options["galleries"] = tuple(options.get("galleries", cls.galleries))
         return cls(**options)
 

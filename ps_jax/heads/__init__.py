@@ -2,8 +2,12 @@
 
 from ps_jax.heads.anchor_embedder import AnchorEmbedder as AnchorEmbedder
 from ps_jax.heads.box_embedder import BoxEmbedder as BoxEmbedder
+from ps_jax.heads.box_embedder import BoxPooler as BoxPooler
 from ps_jax.heads.box_embedder import LocationEmbedder as LocationEmbedder
 from ps_jax.heads.box_embedder import ReidProjector as ReidProjector
+from ps_jax.heads.norm_aware import BoxPredictor as BoxPredictor
+from ps_jax.heads.norm_aware import NormalisedBoxRegressor as NormalisedBoxRegressor
+from ps_jax.heads.norm_aware import NormAwareEmbedding as NormAwareEmbedding
 from ps_jax.heads.norm_logits import SCALES as SCALES
 from ps_jax.heads.norm_logits import NormLogit as NormLogit
 from ps_jax.heads.norm_logits import chi_moments as chi_moments
@@ -15,3 +19,6 @@ from ps_jax.heads.offsets import Bridge as Bridge
 from ps_jax.heads.offsets import difference as difference
 from ps_jax.heads.offsets import product as product
 from ps_jax.heads.offsets import query_distances as query_distances
+from ps_jax.heads.region_proposals import RegionProposalHead as RegionProposalHead
+from ps_jax.heads.region_proposals import choose_proposals as choose_proposals
+from ps_jax.heads.region_proposals import proposal_losses as proposal_losses

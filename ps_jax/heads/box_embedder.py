@@ -41,16 +41,20 @@ def on_boxes(valid: Bool[Array, " row"], number: Int[Array, " row"]) -> contextl
 class ReidProjector(nn.Module):
     """Projects two pooled features to one embedding, each to one half of it.
 
-    Linear and BatchNorm without learned scale and bias for each half. A batch of a single row is
-    normalised with the running statistics. Computed in float32; the result is not of unit length.
+    Linear and BatchNorm for each half. A batch of a single row is normalised with the running statistics. Computed in
+    float32; the result is not of unit length.
 
     Attributes:
       dimension: length of the embedding, even.
       axis_name: device axis that batch statistics are shared over.
+      affine: the BatchNorm has a learned scale and bias.
+      scale_init: initialiser of that scale.
     """
 
     dimension: int
     axis_name: str | None = None
+    affine: bool = False
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(
@@ -85,20 +89,25 @@ class ReidProjector(nn.Module):
                 name=f"{name}_linear",
             )(feature.astype(jnp.float32))
             norm = BatchNorm(
-                affine=False, axis_name=self.axis_name, single_row_uses_running=True, name=f"{name}_norm"
+                affine=self.affine,
+                scale_init=self.scale_init,
+                axis_name=self.axis_name,
+                single_row_uses_running=True,
+                name=f"{name}_norm",
             )
             halves.append(norm(half, use_running_average=not train, mask=valid))
         return jnp.concatenate(halves, axis=-1)
 
 
 def pool_boxes(
-    embedder: "BoxEmbedder | LocationEmbedder",
+    embedder: "BoxPooler | BoxEmbedder | LocationEmbedder",
     features: Float[Array, "batch height width channel"],
     boxes: Float[Array, "row 4"],
     scene: Int[Array, " row"],
     valid: Bool[Array, " row"],
     train: bool,
     number: Int[Array, " row"] | None = None,
+    sparse: bool = True,
 ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
     """RoIAlign to 14x14 (sampling ratio 2, not aligned) and the embedder's last stage.
 
@@ -110,6 +119,7 @@ def pool_boxes(
       valid: boxes that exist.
       train: normalise with the statistics of all valid boxes of this call.
       number: of each box among those of all devices, for what is drawn at random; default: its place.
+      sparse: see `apply_to_existing_rows`.
 
     Returns:
       The global maxima of each box's patch before and after the last stage, the means where that is `average_pooled`
@@ -139,7 +149,34 @@ def pool_boxes(
     return apply_to_existing_rows(
         *(pooled, embedder, features, (boxes, scene, number), valid, embedder.axis_name),
         independent=not (train and normalised),
+        sparse=sparse,
     )
+
+
+class BoxPooler(nn.Module):
+    """The head of a two-stage detector: RoIAlign, a copy of the trunk's last stage, and global pooling.
+
+    Attributes:
+      last_stage: a trunk's `last_stage()`, weights of its own.
+      stride: pixels of the image per position of the map.
+      axis_name: device axis.
+    """
+
+    last_stage: nn.Module
+    stride: int = 16
+    axis_name: str | None = None
+
+    def __call__(
+        self,
+        features: Float[Array, "batch height width channel"],
+        boxes: Float[Array, "row 4"],
+        scene: Int[Array, " row"],
+        valid: Bool[Array, " row"],
+        train: bool,
+        number: Int[Array, " row"] | None = None,
+    ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
+        """See `pool_boxes`. There are nearly always as many boxes to train on as were asked for."""
+        return pool_boxes(self, features, boxes, scene, valid, train, number, sparse=False)
 
 
 class BoxEmbedder(nn.Module):

@@ -34,6 +34,7 @@ def apply_to_existing_rows(
     valid: Bool[Array, " row"],
     axis_name: str | None = None,
     independent: bool = False,
+    sparse: bool = True,
 ) -> PyTree:
     """Applies a function of a module to the rows that exist.
 
@@ -50,12 +51,13 @@ def apply_to_existing_rows(
         communicate over it, unless rows are independent.
       independent: no row's result depends on another row, and no variables are changed; see
         `ps_jax.heads.row_chunks`.
+      sparse: often only a part of the rows exist; False spares the compilation for fewer than all of them.
 
     Returns:
       What `function` returns, in the order of the given rows, zeros where not valid.
     """
     total = valid.shape[0]
-    sizes = capacities(total)
+    sizes = capacities(total) if sparse else (total,)
     order = jnp.argsort(~valid, stable=True)
     sorted_rows = jax.tree.map(lambda x: x[order], rows)
     sorted_valid = valid[order]

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
 
@@ -41,6 +42,7 @@ class BatchNorm(nn.Module):
         None keeps them to one device.
       single_row_uses_running: with fewer than two valid rows use, and do not move, the running statistics,
         where PyTorch would raise (the "safe" normalisation of SPNet's re-identification projector).
+      scale_init: initialiser of the scale.
       dtype: type of the result; None keeps the input's.
     """
 
@@ -49,6 +51,7 @@ class BatchNorm(nn.Module):
     affine: bool = True
     axis_name: str | None = None
     single_row_uses_running: bool = False
+    scale_init: Initializer = nn.initializers.ones
     dtype: Any = None
 
     @nn.compact
@@ -102,7 +105,7 @@ class BatchNorm(nn.Module):
 
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.affine:
-            factor = factor * self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+            factor = factor * self.param("scale", self.scale_init, (channels,), jnp.float32)
         result = (x - mean) * factor
         if self.affine:
             result = result + self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)

@@ -1,8 +1,10 @@
 """Online instance matching: classification of embeddings against a table of everybody seen so far.
 
-Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017, in the form of
-SPNet's released code: a table row or queue slot that has never been written takes no part, an identity seen
-for the first time gives no loss, and the loss is divided by the number of all rows, unknown people included.
+Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017. In the form of
+SPNet's released code a table row or queue slot that has never been written takes no part, an identity seen
+for the first time gives no loss, and the loss is divided by the number of all rows, unknown people included. In those
+of SeqNet and NAE a slot that has never been written counts as zeros, and the loss is divided by the number of rows of
+known people.
 """
 
 from typing import NamedTuple
@@ -65,29 +67,34 @@ def oim_loss(
     valid: Bool[Array, " row"],
     memory: InstanceMemory,
     scale: float,
+    skip_unwritten: bool = True,
 ) -> Float[Array, " row"]:
     """Cross-entropy of every row against the table and the queue.
 
-    Columns of the table or queue that are still zero count as cosine -1. For an identity that has no table
-    row yet, its own column is set to cosine 1: next to no loss, no gradient.
+    With `skip_unwritten`, columns of the table or queue that are still zero count as cosine -1, and for an identity
+    that has no table row yet, its own column is set to cosine 1: next to no loss, no gradient. Without it they have
+    cosine 0, as they come.
 
     Args:
       embedding: embeddings, normalised here.
-      identity: 0 .. L-1 for known people, -1 for unknown ones.
+      identity: 0 .. L-1 for known people, -1 for unknown ones; numbers from L on are to be recognised in the queue,
+        as in the released code of SeqNet on PRW.
       valid: rows that exist.
       memory: table and queue, constants for the gradient.
       scale: inverse temperature that multiplies the cosines.
+      skip_unwritten: see above.
 
     Returns:
       Loss of each row; 0 for rows of unknown people and rows that do not exist. The mean over all existing
-      rows is the OIM loss.
+      rows, or over those of known people, is the OIM loss.
     """
     columns = lax.stop_gradient(jnp.concatenate([memory.lookup_table, memory.queue]))
-    written = jnp.any(columns != 0.0, axis=-1)
-    cosine = jnp.where(written, normalise_rows(embedding) @ columns.T, -1.0)
-    target = jnp.maximum(identity, 0)
-    is_target = jnp.arange(columns.shape[0]) == target[:, None]
-    cosine = jnp.where(is_target & ~written, 1.0, cosine)
+    cosine = normalise_rows(embedding) @ columns.T
+    is_target = jnp.arange(columns.shape[0]) == jnp.maximum(identity, 0)[:, None]
+    if skip_unwritten:
+        written = jnp.any(columns != 0.0, axis=-1)
+        cosine = jnp.where(written, cosine, -1.0)
+        cosine = jnp.where(is_target & ~written, 1.0, cosine)
     log_probability = jax.nn.log_softmax(scale * cosine, axis=-1)
     loss = -jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
     return jnp.where(valid & (identity >= 0), loss, 0.0)
@@ -102,8 +109,8 @@ def update_memory(
 ) -> InstanceMemory:
     """Writes the rows into the memory one after the other, so that repeated identities count in order.
 
-    A known person moves the table: t <- normalise(momentum t + (1 - momentum) x). An unknown one goes into
-    the queue slot at the header, which then moves on.
+    A known person moves the table: t <- normalise(momentum t + (1 - momentum) x). An unknown one, or one beyond the
+    table, goes into the queue slot at the header, which then moves on.
 
     Args:
       memory: before the step.
@@ -122,10 +129,10 @@ def update_memory(
     def write(turn, memory):
         table, queue, header = memory
         row = order[turn]
-        unknown = identity[row] < 0
+        unknown = (identity[row] < 0) | (identity[row] >= table.shape[0])
         # Indices beyond the end drop the write.
         person = jnp.where(unknown, table.shape[0], identity[row])
-        old = table[jnp.maximum(identity[row], 0)]
+        old = table[jnp.clip(identity[row], 0, table.shape[0] - 1)]
         table = table.at[person].set(normalise_rows(momentum * old + (1.0 - momentum) * x[row]), mode="drop")
         queue = queue.at[jnp.where(unknown, header, slots)].set(x[row], mode="drop")
         return InstanceMemory(table, queue, jnp.where(unknown, (header + 1) % slots, header))

@@ -7,6 +7,7 @@ import numpy as np
 
 from ps_jax.errors import ConfigError
 from ps_jax.porting.rules import Rule
+from ps_jax.porting.seqnet import complete_seqnet, port_seqnet, seqnet_config, seqnet_options, seqnet_rules
 from ps_jax.porting.spnet import port_spnet
 from ps_jax.porting.spnet_export import complete_spnet, spnet_export_rules
 from ps_jax.porting.spnet_options import spnet_config, spnet_options
@@ -37,6 +38,14 @@ class Source(NamedTuple):
 
 
 SOURCES: dict[str, Source] = {
+    "seqnet": Source(
+        config=seqnet_config,
+        options=seqnet_options,
+        port=port_seqnet,
+        rules=seqnet_rules,
+        complete=complete_seqnet,
+        own=("memory/queue_header",),
+    ),
     "spnet": Source(
         config=spnet_config,
         options=spnet_options,

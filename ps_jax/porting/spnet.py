@@ -33,8 +33,8 @@ PRETRAINING_NAMES = (
 )
 
 
-def _last_stage_rules(trunk: str, torch: str, ours: str) -> list[Rule]:
-    """Rules of a box embedder's copy of the trunk's last stage.
+def last_stage_rules(trunk: str, torch: str, ours: str) -> list[Rule]:
+    """Rules of a box head's copy of the trunk's last stage, in SPNet and GFN.
 
     Args:
       trunk: the trunk's name.
@@ -68,8 +68,8 @@ def spnet_rules(trunk: str) -> list[Rule]:
         )
     body = "backbone.swin." if trunk.startswith("solider_swin") else "backbone.body."
     rules = trunk_rules(trunk, (), body, "backbone/")
-    rules += _last_stage_rules(trunk, "head.align_emb_head.emb_head.", "box_embedder/last_stage/")
-    rules += _last_stage_rules(
+    rules += last_stage_rules(trunk, "head.align_emb_head.emb_head.", "box_embedder/last_stage/")
+    rules += last_stage_rules(
         trunk, "head.align_emb_loc_head.{t}.emb_head.", "location_embedder_{t}/last_stage/"
     )
 

@@ -101,7 +101,11 @@ def list_runs(sweep: Sweep) -> None:
         print(
             "    "
             + shlex.join(
-                ["train.py", "--workdir", str(sweep.workdir(row, seed)), *sweep.run_arguments(row, seed)]
+                [
+                    *(("eval.py", "--out") if row.evaluation else ("train.py", "--workdir")),
+                    str(sweep.workdir(row, seed)),
+                    *sweep.run_arguments(row, seed),
+                ]
             )
         )
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ps_jax.errors import ConfigError
+from ps_jax.evaluation.options import CHANGEABLE
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.sweep.records import FAILED, FINISHED, INTERRUPTED, Record, Records
 from ps_jax.sweep.summary import write_summary
-from ps_jax.sweep.tables import AFTER, Row, Table, directory_name
+from ps_jax.sweep.tables import AFTER, DETECTOR, Row, Table, directory_name
 from ps_jax.training.interruption import Interruption
 
-TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
+TRAIN, EVALUATE = (
+    (sys.executable, str(Path(__file__).parents[2] / name)) for name in ("train.py", "eval.py")
+)
 POLL_SECONDS = 0.2
 
 
@@ -41,6 +44,8 @@ class Sweep:
       program: what trains: called with --config, --workdir and --config.*=value, leaves
         `evaluation/<phase>-<step>/results.json` in the work directory and says by its exit code whether it
         went well.
+      evaluator: what evaluates a work directory once more: called with --workdir, --out and the row's overrides,
+        leaves `results.json` in `out`.
     """
 
     table: Table
@@ -52,6 +57,7 @@ class Sweep:
     weights: str = ""
     command: str = ""
     program: tuple[str, ...] = TRAIN
+    evaluator: tuple[str, ...] = EVALUATE
 
     def workdir(self, row: Row, seed: int) -> Path:
         """Work directory of a run, named by all its arguments."""
@@ -63,9 +69,16 @@ class Sweep:
         return beside(self.workdir(row, seed), ".txt")
 
     def run_arguments(self, row: Row, seed: int) -> tuple[str, ...]:
-        """Arguments of `train.py` for a run, without the work directory."""
-        after = str(self.workdir(self.table.row(row.after), seed)) if row.after else ""
-        own = (override.replace(AFTER, after) for override in row.overrides)
+        """Arguments of `train.py`, or of `eval.py`, for a run, without the directory it writes to."""
+        own = list(row.overrides)
+        for mark, name in ((AFTER, row.after), (DETECTOR, row.detector)):
+            if name:
+                place = str(self.workdir(self.table.row(name), seed))
+                own = [override.replace(mark, place) for override in own]
+        if row.evaluation:
+            trained = str(self.workdir(self.table.row(row.after), seed))
+            passed = (argument for argument in self.arguments if argument.startswith(CHANGEABLE))
+            return ("--workdir", trained, *own, *passed)
         weights = (f"--config.weights={self.weights}",) if self.weights else ()
         return ("--config", row.config, f"--config.seed={seed}", *weights, *own, *self.arguments)
 
@@ -73,8 +86,8 @@ class Sweep:
         """All runs in order: every row with the first seed, then with the next."""
         wanted = {row.name for row in self.rows}
         for row in reversed(self.table.rows):  # a row comes after an earlier one
-            if row.name in wanted and row.after:
-                wanted.add(row.after)
+            if row.name in wanted:
+                wanted.update(row.needs)
         for seed in range(self.seeds):
             yield from ((row, seed) for row in self.table.rows if row.name in wanted)
 
@@ -188,21 +201,22 @@ def _run(sweep: Sweep, row: Row, seed: int, records: Records, interruption: Inte
         exit_code=1,
         minutes=before.minutes if before and before.arguments == sweep.run_arguments(row, seed) else 0.0,
     )
-    first = records.get(row.after, seed) if row.after else None
-    if row.after and (first is None or first.status != FINISHED):
-        return dataclasses.replace(record, message=f"it starts from {row.after}, which did not finish")
+    for name in row.needs:
+        first = records.get(name, seed)
+        if first is None or first.status != FINISHED:
+            return dataclasses.replace(record, message=f"it starts from {name}, which did not finish")
     workdir, log = sweep.workdir(row, seed), sweep.log(row, seed)
     finished = beside(workdir, ".json")
     with _alone_with(workdir, interruption) as lock:
         if lock is None:
             exit_code, minutes = 1, record.minutes
-        elif finished.exists() and (workdir / "config.json").exists():
+        elif finished.exists() and (workdir / ("results.json" if row.evaluation else "config.json")).exists():
             exit_code, minutes = 0, json.loads(finished.read_text())["minutes"]
         else:
             began = time.monotonic()
-            exit_code = _call(
-                [*sweep.program, "--workdir", str(workdir), *record.arguments], log, lock, interruption
-            )
+            place = ("--out" if row.evaluation else "--workdir", str(workdir))
+            program = sweep.evaluator if row.evaluation else sweep.program
+            exit_code = _call([*program, *place, *record.arguments], log, lock, interruption)
             minutes = round(record.minutes + (time.monotonic() - began) / 60, 3)
             if not exit_code:
                 content = {"minutes": minutes, "arguments": record.arguments}
@@ -216,8 +230,10 @@ def _run(sweep: Sweep, row: Row, seed: int, records: Records, interruption: Inte
     if row.preparation:
         return dataclasses.replace(record, status=FINISHED)
     try:
-        content = json.loads(final_results(workdir).read_text())
-        results = {name: result_at(content, path) for name, path in sweep.table.metrics.items()}
+        results_file = workdir / "results.json" if row.evaluation else final_results(workdir)
+        content = json.loads(results_file.read_text())
+        metrics = {**sweep.table.metrics, **row.metrics}
+        results = {name: result_at(content, path) for name, path in metrics.items() if path}
     except (ConfigError, OSError, json.JSONDecodeError) as error:
         return dataclasses.replace(record, message=str(error))
     versions = content.get("versions", {})

@@ -11,11 +11,15 @@ from ps_jax.errors import ConfigError
 # Where results.json has the usual numbers; "*" is the first entry, which is the default gallery.
 SEARCH_MAP = "search/*/mAP"
 SEARCH_TOP1 = "search/*/top1"
+CBGM_MAP = "search_cbgm/*/mAP"
+CBGM_TOP1 = "search_cbgm/*/top1"
 TRUE_BOXES_MAP = "search_true_boxes/*/mAP"
+TRUE_BOXES_TOP1 = "search_true_boxes/*/top1"
 DETECTION_AP = "detection/AP"
 DETECTION_RECALL = "detection/recall"
 
 AFTER = "{after}"  # in the overrides: the work directory of the row that this one starts from
+DETECTOR = "{detector}"  # likewise of the row named `detector`
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Row:
       paper: the paper's numbers, by data set and metric, as the paper prints them.
       after: an earlier row of the table that must have been run, "" for none.
       preparation: only trained for others to start from; whatever it is evaluated to is not looked at.
+      evaluation: nothing is trained: the row `after` is evaluated once more, and the overrides are arguments of
+        `eval.py`.
+      detector: of an evaluation, an earlier row, "" for none: "{detector}" in the overrides stands for its work
+        directory.
+      metrics: where this row's numbers are, as far as it is not where the table's are; "" is nowhere.
     """
 
     name: str
@@ -38,6 +47,14 @@ class Row:
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     after: str = ""
     preparation: bool = False
+    evaluation: bool = False
+    detector: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The earlier rows that must have been run."""
+        return tuple(filter(None, (self.after, self.detector)))
 
 
 @dataclass(frozen=True)
@@ -92,14 +109,18 @@ class Table:
                 raise ConfigError(
                     f"{self.title}: two rows are called {row.name!r}, or have names too much alike"
                 )
-            if row.after and row.after not in known:
-                raise ConfigError(
-                    f"{self.title}: row {row.name!r} comes after {row.after!r}, which is no earlier row"
-                )
-            if any(AFTER in override for override in row.overrides) and not row.after:
-                raise ConfigError(
-                    f"{self.title}: row {row.name!r} has {AFTER} in it but names no row `after`"
-                )
+            for name in row.needs:
+                if name not in known:
+                    raise ConfigError(
+                        f"{self.title}: row {row.name!r} comes after {name!r}, which is no earlier row"
+                    )
+            for mark, name in ((AFTER, "after"), (DETECTOR, "detector")):
+                if any(mark in override for override in row.overrides) and not getattr(row, name):
+                    raise ConfigError(
+                        f"{self.title}: row {row.name!r} has {mark} in it but names no row `{name}`"
+                    )
+            if row.evaluation and not row.after:
+                raise ConfigError(f"{self.title}: row {row.name!r} is an evaluation but names no row `after`")
             for dataset, numbers in row.paper.items():
                 for metric in numbers:
                     if metric not in self.metrics:

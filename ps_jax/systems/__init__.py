@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ps_jax.errors import ConfigError
+from ps_jax.systems._seqnet_system import SeqNetSystem as SeqNetSystem
 from ps_jax.systems._spnet_system import SPNetSystem as SPNetSystem
 from ps_jax.systems._system import System as System
+from ps_jax.systems.seqnet import SeqNet as SeqNet
 from ps_jax.systems.spnet import SPNet as SPNet
 
-_SYSTEMS = {system.name: system for system in (SPNetSystem,)}
+_SYSTEMS = {system.name: system for system in (SPNetSystem, SeqNetSystem)}
 
 
 def build_system(name: str, model: Mapping[str, Any]) -> System:

@@ -7,8 +7,7 @@ Both paths hold their boxes in rows: a row is a scene (object-centric), or a pai
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from ps_jax.boxes import clip_boxes, decode
 from ps_jax.heads import offset_norm
@@ -99,10 +98,3 @@ def stage_losses(model: "SPNet", number: int, stage: Stage) -> dict[str, Float[A
             model, stage.logits, samples.matched, samples.valid
         )
     return terms
-
-
-def take(
-    values: Shaped[Array, "row n *rest"], index: Int[Array, "row count"]
-) -> Shaped[Array, "row count *rest"]:
-    """The entries of each row with the given numbers."""
-    return jnp.take_along_axis(values, index.reshape(index.shape + (1,) * (values.ndim - 2)), axis=1)

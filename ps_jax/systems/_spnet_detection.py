@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from kernels.nms import nms
-from ps_jax.boxes import clip_boxes, decode
+from ps_jax.boxes import clip_boxes, decode, suppress, take
 from ps_jax.heads import offset_norm, query_distances
 from ps_jax.interface import Detections, Scenes
-from ps_jax.systems._spnet_cascade import take
 
 if TYPE_CHECKING:
     from ps_jax.systems.spnet import SPNet
@@ -108,14 +106,14 @@ def _from_offsets(
     # Logits tell apart what scores close to 1 do not.
     logits = logits[:, best]
     valid = jax.nn.sigmoid(logits) > model.score_threshold
-    box, logits, valid = _suppress(box, logits, valid, model.nms_threshold)
+    box, logits, valid = _suppress(model, box, logits, valid)
     for step in range(1, model.num_cascade_steps + 1):
         embedding = model.embed_locations(step, pyramid, box, valid, train=False, scene=scene)
         offsets = model.offsets(step, embedding, query)
         # The score of the last step counts, even where it falls below the threshold.
         logits = model.logits(step, offset_norm(offsets), valid, train=False)
         box = clip_boxes(decode(model.regression_head[step](offsets), box), size)
-        box, logits, valid = _suppress(box, logits, valid, model.nms_threshold)
+        box, logits, valid = _suppress(model, box, logits, valid)
 
     embedding = model.embed_boxes(pyramid, box, valid, train=False, scene=scene)
     return Detections(
@@ -126,13 +124,7 @@ def _from_offsets(
     )
 
 
-def _suppress(
-    box: Float[Array, "row box 4"],
-    score: Float[Array, "row box"],
-    valid: Bool[Array, "row box"],
-    threshold: float,
-) -> tuple[Float[Array, "row box 4"], Float[Array, "row box"], Bool[Array, "row box"]]:
-    """Boxes, scores and mask after non-maximum suppression, those that stand first, by falling score."""
-    kept = jax.vmap(nms, in_axes=(0, 0, 0, None))(box, score, valid, threshold)
-    order = jnp.argsort(jnp.where(kept, -score, jnp.inf), axis=1, stable=True)
-    return take(box, order), take(score, order), take(kept, order)
+def _suppress(model, box, logits, valid):
+    """Boxes, logits and mask after non-maximum suppression, those that stand first, by falling logit."""
+    kept, order = suppress(box, logits, valid, model.nms_threshold)
+    return take(box, order), take(logits, order), take(kept, order)

@@ -6,18 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ps_jax.boxes import (
-    BACKGROUND,
-    IGNORED,
-    elementwise_iou,
-    match_anchors,
-    pairwise_iou,
-    sample_balanced,
-)
+from ps_jax.boxes import BACKGROUND, elementwise_iou, match_anchors, pairwise_iou, take
 from ps_jax.heads import offset_norm
 from ps_jax.interface import People, Scenes
-from ps_jax.systems._devices import device_count, numbered_keys
-from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
+from ps_jax.systems._box_sampling import candidates_with_people, sample_boxes
+from ps_jax.systems._devices import device_count
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses
 from ps_jax.systems._spnet_losses import anchor_loss, check_anchors
 from ps_jax.systems._spnet_reid import EmbeddedBoxes, reid_loss
 
@@ -61,7 +55,8 @@ def object_centric_losses(
     terms = {"anchor_classification": anchor_loss(model, logits, matched)}
 
     key, *step_keys = jax.random.split(key, 1 + model.num_cascade_steps) if model.num_cascade_steps else [key]
-    index, sampled = _sample(model, key, matched)
+    sampling = (model.samples_per_image, model.positive_fraction, model.order, model.axis_name)
+    index, sampled = sample_boxes(key, matched, *sampling)
     samples = _targets(people, anchors[index], take(matched, index), sampled)
     deltas = model.regression_head[0](take(offsets, index))
     stage = Stage(samples, deltas, take(logits, index))
@@ -76,8 +71,10 @@ def object_centric_losses(
         model.sow("intermediates", "people_location", located)
     size = model.clip_size(scenes)
     for step, step_key in enumerate(step_keys, 1):
-        box, candidate_matched = _candidates(model, stage, size, people)
-        chosen, exists = _sample(model, step_key, candidate_matched)
+        box, candidate_matched = candidates_with_people(
+            predicted_boxes(stage, size), stage.samples.valid, people, model.match_high, model.match_high
+        )
+        chosen, exists = sample_boxes(step_key, candidate_matched, *sampling)
         samples = _targets(people, take(box, chosen), take(candidate_matched, chosen), exists)
         stage = run_step(model, step, pyramid, samples)
         terms |= stage_losses(model, step, stage)
@@ -106,45 +103,6 @@ def object_centric_losses(
     model.sow("intermediates", "sampled_index", index)
     model.sow("intermediates", "people_embedding", annotated)
     return terms
-
-
-def _sample(
-    model: "SPNet", key: Key[Array, ""], matched: Int[Array, "scene candidate"]
-) -> tuple[Int[Array, "scene sample"], Bool[Array, "scene sample"]]:
-    """Chooses the boxes of each scene that are trained on: their numbers, and which of the slots are filled."""
-
-    def sample(key, matched):
-        positive, negative = sample_balanced(
-            key,
-            matched >= 0,
-            matched == BACKGROUND,
-            model.samples_per_image,
-            model.positive_fraction,
-            order=model.order,
-        )
-        chosen = positive | negative
-        (index,) = jnp.nonzero(chosen, size=model.samples_per_image, fill_value=0)
-        return index, jnp.arange(model.samples_per_image) < jnp.sum(chosen)
-
-    return jax.vmap(sample)(numbered_keys(key, matched.shape[0], model.axis_name), matched)
-
-
-def _candidates(
-    model: "SPNet", stage: Stage, size: Int[Array, "scene 2"], people: People
-) -> tuple[Float[Array, "scene candidate 4"], Int[Array, "scene candidate"]]:
-    """What a cascade step samples from: the boxes of the stage before, and the annotated ones.
-
-    Returns:
-      The boxes, and the person that each stands for: `IGNORED` where there is no box.
-    """
-    box = jnp.concatenate([predicted_boxes(stage, size), people.box], axis=1)
-    exists = jnp.concatenate([stage.samples.valid, people.valid], axis=1)
-
-    def match(people_box, people_valid, box):
-        iou = pairwise_iou(people_box, box)
-        return match_anchors(iou, people_valid, model.match_high, model.match_high, allow_low_quality=False)
-
-    return box, jnp.where(exists, jax.vmap(match)(people.box, people.valid, box), IGNORED)
 
 
 def _targets(

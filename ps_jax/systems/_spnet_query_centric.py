@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ps_jax.boxes import BACKGROUND, elementwise_giou, elementwise_iou, match_anchors, sample_indices
+from ps_jax.boxes import BACKGROUND, elementwise_giou, elementwise_iou, match_anchors, sample_indices, take
 from ps_jax.boxes.sampling import Order
 from ps_jax.heads import query_distances
 from ps_jax.interface import People, Scenes
 from ps_jax.systems._devices import gather_rows, global_numbers, numbered_keys
-from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses, take
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes, run_step, stage_losses
 from ps_jax.systems._spnet_losses import anchor_loss, check_anchors
 from ps_jax.systems._spnet_reid import EmbeddedBoxes, reid_loss
 

@@ -29,6 +29,7 @@ class SPNetSystem(System):
 
     name = "spnet"
     module_class = SPNet
+    test_options = ("nms_threshold", "detections_per_scene", "top_anchors", "query_top_anchors")
 
     @property
     def search_mode(self) -> str:

@@ -32,10 +32,12 @@ class System:
       pixel_mean, pixel_std: mean and standard deviation of the RGB channels in 0 .. 1 that images are
         normalised with (ImageNet's).
       module: the module, built from the keyword arguments in `model`.
+      test_options: options of the module that change what it finds, but no variables and no training.
     """
 
     name: ClassVar[str]
     module_class: ClassVar[type[nn.Module]]
+    test_options: ClassVar[tuple[str, ...]] = ("nms_threshold", "detections_per_scene")
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -215,6 +217,10 @@ class System:
         """Whether training makes no sense from scratch: it needs the weights of a trained trunk."""
         return False
 
+    def trunk(self, variables: Variables) -> dict[str, PyTree]:
+        """The trunk's part of the variables: {"params"} and, where it has statistics, {"batch_stats"}."""
+        return {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+
     def with_trunk(
         self, variables: Variables, trunk: Variables, classifier: Variables | None = None
     ) -> dict[str, PyTree]:
@@ -222,7 +228,7 @@ class System:
 
         Args:
           variables: as `init` makes them.
-          trunk: {"params"} and, where the trunk has statistics, {"batch_stats"} of the trunk module alone.
+          trunk: what `trunk` returns, with other values.
           classifier: the same of the classifier behind it, for a system that has one.
         """
         parts = {"backbone": trunk, "classifier": classifier or {}}

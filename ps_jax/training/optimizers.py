@@ -1,6 +1,6 @@
-"""AdamW in two groups, its learning-rate schedule and gradient clipping, each with PyTorch's semantics."""
+"""AdamW or SGD in two groups, their learning-rate schedules and gradient clipping, each with PyTorch's semantics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,27 +8,40 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ps_jax.errors import ConfigError
+
 START_FRACTION = 1e-3  # warm-up begins at this fraction of the learning rate
 LONGEST_WARMUP = 1000  # steps
+STEP_DOWN = 0.1  # of the learning rate, at each milestone
+MOMENTUM = 0.9  # of SGD
 
 
 def warmup_length(phase: Mapping | ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
-    """Number of warm-up steps of a phase: `warmup_steps`, or min(1000, steps of an epoch - 1) where None."""
+    """Number of warm-up steps of a phase.
+
+    `warmup_steps`, where None the steps of an epoch - 1, but at most 1000 unless `whole_epoch_warmup`.
+    """
     steps = phase.get("warmup_steps")
     if steps is None:
-        steps = min(LONGEST_WARMUP, steps_per_epoch - 1)
+        steps = steps_per_epoch - 1
+        if not phase.get("whole_epoch_warmup", False):
+            steps = min(LONGEST_WARMUP, steps)
     return max(0, min(steps, total_steps - 1))
 
 
-def learning_rate_schedule(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from `peak` / 1000 to `peak`, then half a cosine to 0 at `total_steps`.
+def learning_rate_schedule(
+    peak: float, total_steps: int, warmup_steps: int, milestones: Sequence[int] | None = None
+) -> optax.Schedule:
+    """Linear warm-up from `peak` / 1000 to `peak`, then half a cosine to 0 at `total_steps`, or steps down.
 
-    As torchvision's detection recipes chain LinearLR(start_factor=1/1000) and CosineAnnealingLR.
+    As torchvision's detection recipes chain LinearLR(start_factor=1/1000) and CosineAnnealingLR or MultiStepLR.
 
     Args:
       peak: learning rate right after the warm-up.
       total_steps: steps of the phase.
       warmup_steps: steps of the linear part; 0 for none.
+      milestones: where given, in place of the cosine: numbers of steps after each of which the learning rate is a
+        tenth of what it was.
 
     Returns:
       Function of the number of steps taken, giving the learning rate of the next step.
@@ -38,8 +51,13 @@ def learning_rate_schedule(peak: float, total_steps: int, warmup_steps: int) -> 
     def schedule(count):
         count = jnp.asarray(count, jnp.float32)
         linear = START_FRACTION + (1 - START_FRACTION) * count / max(1, warmup_steps)
-        progress = jnp.clip((count - warmup_steps) / cosine_steps, 0, 1)
-        return peak * jnp.where(count < warmup_steps, linear, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+        if milestones is None:
+            progress = jnp.clip((count - warmup_steps) / cosine_steps, 0, 1)
+            later = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        else:
+            passed = sum((count >= milestone).astype(jnp.float32) for milestone in milestones)
+            later = jnp.asarray(STEP_DOWN, jnp.float32) ** passed
+        return peak * jnp.where(count < warmup_steps, linear, later)
 
     return schedule
 
@@ -58,32 +76,50 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 def make_optimizer(
     phase: Mapping | ConfigDict, schedule: Callable[[float], optax.Schedule], groups: Any, trainable: Any
 ) -> optax.GradientTransformation:
-    """Clipping over all parameters, then AdamW (torch's defaults) for each group of them.
+    """Clipping over all parameters, then AdamW (torch's defaults) or SGD with momentum for each group of them.
 
-    Weight decay is decoupled, multiplied by the learning rate, and acts on every trained parameter, biases
-    and the affine parameters of normalisation layers too, as in torch. Frozen parameters get neither update
-    nor decay.
+    AdamW's weight decay is decoupled, multiplied by the learning rate; SGD's is added to the gradient. It acts on
+    every trained parameter, biases (unless `decay_biases` is False) and the affine parameters of normalisation layers
+    too, as in torch. Frozen parameters get neither update nor decay.
 
     Args:
-      phase: settings `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
-        (None: same as the head's) and `clip_norm` (0: no clipping).
+      phase: settings `optimizer` ("adamw", the default, or "sgd"),
+        `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
+        (None: same as the head's), `decay_biases` (True by default) and `clip_norm` (0: no clipping).
       schedule: peak learning rate -> schedule.
       groups: tree like the parameters with "backbone" or "head" at each leaf.
       trainable: tree like the parameters with True or False at each leaf.
+
+    Raises:
+      ConfigError: there is no such optimiser.
     """
 
     def own_or_shared(name):
         own = phase.get(f"backbone_{name}")
         return phase[name] if own is None else own
 
+    decayed = None if phase.get("decay_biases", True) else _not_a_bias
+
+    def rule(learning_rate, weight_decay):
+        if phase.get("optimizer", "adamw") == "adamw":
+            return optax.adamw(schedule(learning_rate), weight_decay=weight_decay, mask=decayed)
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, decayed),
+            optax.sgd(schedule(learning_rate), momentum=MOMENTUM),
+        )
+
+    if phase.get("optimizer", "adamw") not in ("adamw", "sgd"):
+        raise ConfigError(f'optimizer is {phase["optimizer"]!r}; use "adamw" or "sgd"')
     labels = jax.tree.map(lambda group, trained: group if trained else "frozen", groups, trainable)
     by_group = {
-        "head": optax.adamw(schedule(phase["learning_rate"]), weight_decay=phase["weight_decay"]),
-        "backbone": optax.adamw(
-            schedule(own_or_shared("learning_rate")), weight_decay=own_or_shared("weight_decay")
-        ),
+        "head": rule(phase["learning_rate"], phase["weight_decay"]),
+        "backbone": rule(own_or_shared("learning_rate"), own_or_shared("weight_decay")),
         "frozen": optax.set_to_zero(),
     }
     limit = phase["clip_norm"]
     clip = clip_by_global_norm(limit) if limit else optax.identity()
     return optax.chain(clip, optax.partition(by_group, labels))
+
+
+def _not_a_bias(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "bias", params)

@@ -116,7 +116,7 @@ class Phase:
             def part(part):
                 return {name: tree[part] for name, tree in variables.items() if part in tree}
 
-            trunk = load_trunk_weights(weights, self.arguments["trunk"], part("backbone"))
+            trunk = load_trunk_weights(weights, self.arguments["trunk"], self.system.trunk(variables))
             classifier = part("classifier")
             if classifier:
                 classifier = load_classifier_weights(weights, self.arguments["trunk"], classifier)
@@ -145,7 +145,7 @@ def prepare_phase(
     settings = config[name]
 
     # System: one for the step, inside the device axis, one for everything else
-    num_identities = len(source.split("train").labels)
+    num_identities = source.split("train").num_identities
     if not num_identities:
         raise DataError(
             "the training scenes name nobody: no box has a known identity; give the annotations identities "
@@ -168,8 +168,11 @@ def prepare_phase(
     total_steps = round(settings.epochs * steps_per_epoch)  # epochs may be a fraction
     warmup_steps = warmup_length(settings, steps_per_epoch, total_steps)
 
+    epochs = settings.get("milestones")  # after which the learning rate steps down
+    milestones = None if epochs is None else [round(epoch * steps_per_epoch) for epoch in epochs]
+
     def schedule(peak):
-        return learning_rate_schedule(peak, total_steps, warmup_steps)
+        return learning_rate_schedule(peak, total_steps, warmup_steps, milestones)
 
     trainable = system.trainable(shapes["params"])
     optimizer = make_optimizer(settings, schedule, system.group(shapes["params"]), trainable)

@@ -95,15 +95,19 @@ class ColorSystem:
     """Knows where everybody is, from its variables, and what they look like, from the picture.
 
     Attributes:
-      search_mode: as of a system.
+      name, search_mode, test_options: as of a system; "shift" moves all boxes to the right.
       score_threshold: the one asked for last; None before.
     """
 
+    name = "color"
     search_mode = "oc"
+    test_options = ("shift",)
     score_threshold = None
+    shift = 0.0
 
-    def changed(self, score_threshold):
-        self.score_threshold = score_threshold
+    def changed(self, **options):
+        for name, value in options.items():
+            setattr(self, name, value)
         return self
 
     @property
@@ -114,7 +118,7 @@ class ColorSystem:
         number = jnp.asarray(scenes.image)[:, 0, 0, 0].astype(jnp.int32)
         height, width = scenes.size[:, :1], scenes.size[:, 1:]
         unit = jnp.concatenate([width, height, width, height], axis=1).astype(jnp.float32)
-        box = variables["box"][number] * unit[:, None]
+        box = variables["box"][number] * unit[:, None] + self.shift * jnp.array([1.0, 0.0, 1.0, 0.0])
         score = variables["score"][number]
         return Detections(box, score, self.embed(variables, scenes, box), score > 0)
 

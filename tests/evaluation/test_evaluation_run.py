@@ -235,6 +235,7 @@ def test_results_state_the_protocol(capsys, tmp_path):
         "cross_camera": True,
         "min_frame_gap": 45,
         "cbgm": "off",
+        "shift": 0.0,
     }
     assert results["versions"]["checkpoint_step"] == 700
     assert {"ps_jax", "jax", "numpy"} <= results["versions"].keys()
@@ -406,3 +407,33 @@ def test_options_of_the_model_that_change_what_it_finds_stand_in_the_result():
         "query_top_anchors": 100,
         "precision": "bfloat16",
     }
+
+
+def test_options_of_the_model_hold_for_testing_alone():
+    split = make_split()
+    moved = run(split, {"model": {"shift": 30.0}})
+    assert moved["settings"]["shift"] == 30.0 and moved["detection"]["recall"] < 0.5
+    assert run(split, {"model": {"shift": None}})["detection"]["recall"] == 1.0  # none: as the model has it
+    with pytest.raises(
+        ConfigError, match=r"eval.model.width: color has no such option for testing; there are shift"
+    ):
+        run(split, {"model": {"width": 3}})
+
+
+def test_another_systems_detections_are_embedded_in_place_of_ones_own():
+    """The re-identifier alone finds everybody; where the detector misses or misplaces, it does, too."""
+    split = make_split(scenes=7, people=5)
+    variables = perfect_variables(split)
+    worse = {**variables, "score": np.array(variables["score"])}
+    worse["score"][1:4, 1] = 0.0  # not detected
+    worse["score"][:, 0] = 0.6
+    swapped = run(split, detector=(ColorSystem(), worse))
+    alone = run(split, variables=worse)
+    assert numbers(swapped) == numbers(alone) != numbers(run(split))
+    # Embeddings are the first system's: one that embeds nothing finds nobody among the other's boxes.
+    blind = ColorSystem()
+    blind.embed = lambda variables, scenes, boxes: jnp.ones((*boxes.shape[:2], 3))
+    found = evaluate(blind, variables, DrawnSource(split), QUICK, None, detector=(ColorSystem(), variables))
+    assert found["detection"]["recall"] == 1.0 and found["search"]["rule"]["mAP"] < 0.7
+    with pytest.raises(ConfigError, match="need no query"):
+        run(split, {"mode": "qc"}, detector=(ColorSystem(), variables))

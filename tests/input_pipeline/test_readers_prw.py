@@ -4,12 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reader_layouts as layouts
+from ml_collections import ConfigDict
 from scipy import io
 
+from input_pipeline import open_source
+from input_pipeline.annotation_amount import with_annotation_amount
+from input_pipeline.batches import Annotations
 from input_pipeline.coco_json import read_coco_json
 from input_pipeline.prw import parse_frame_name, read_prw
 from input_pipeline.scenes import UNKNOWN, Query
-from ps_jax.errors import DataError
+from ps_jax.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -33,6 +37,32 @@ def test_train_scenes_identities_and_cameras(prw):
     assert split.scenes[2].boxes.shape == (0, 4)
     assert split.labels == {1: 0, 932: 1}
     assert split.encoded(1) == (prw / "frames" / "c2s1_000176.jpg").read_bytes()
+
+
+def test_identities_as_the_released_code_numbers_them(prw):
+    split = read_prw(prw, "train", released_labels=True)
+    assert split.labels == {1: 0, 932: 931} and split.num_identities == 482
+    assert read_prw(prw, "train").num_identities == 2
+    fewer = with_annotation_amount(split, 50)
+    assert fewer.num_identities == 482 and fewer.labels.items() <= split.labels.items()
+    table = Annotations.of(split)
+    assert table.identity.tolist() == [0, -1, 931]
+    assert table.person.tolist() == [0, 932 + 1, 931]  # nobody unknown has the number of somebody known
+
+
+def test_released_numbers_leave_none_for_spurious_boxes(prw):
+    data = ConfigDict(
+        {
+            "source": "prw",
+            "dir": str(prw),
+            "resize": (240, 320),
+            "max_people": 4,
+            "annotations": 140,
+            "released_labels": True,
+        }
+    )
+    with pytest.raises(ConfigError, match=r"no numbers for the spurious boxes of data\.annotations=140"):
+        open_source(data)
 
 
 def test_boxes_are_clipped_before_the_extent_is_added_then_cut(prw):

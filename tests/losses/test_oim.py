@@ -73,3 +73,23 @@ def test_memory_without_any_row_stays_as_it_is():
 def test_sizes_must_be_positive():
     with pytest.raises(ValueError, match="queue_size is 0"):
         empty_memory(3, 0, 8)
+
+
+def test_numbers_beyond_the_table_are_sought_and_written_in_the_queue():
+    """As the released code of SeqNet treats two of PRW's identities, whose numbers its table has no row for."""
+    memory = _memory(UNIT[:2], np.stack([UNIT[2], -UNIT[0]]), header=1)
+    x = jnp.asarray([[0.0, 0.0, 3.0], [0.0, 0.0, 3.0]])
+    identity, valid = jnp.asarray([2, 3]), jnp.ones(2, bool)  # queue slots 0 and 1
+    loss = oim_loss(x, identity, valid, memory, scale=1.0, skip_unwritten=False)
+    np.testing.assert_allclose(loss, [-np.log(np.e / (np.e + 3)), -np.log(1 / (np.e + 3))], rtol=1e-6)
+    after = update_memory(memory, x, identity, valid, 0.5)
+    np.testing.assert_array_equal(after.lookup_table, UNIT[:2])
+    np.testing.assert_allclose(after.queue, np.stack([UNIT[2], UNIT[2]]), rtol=1e-6)
+    assert after.queue_header == 1  # written to slots 1 and 0
+
+
+def test_without_skipping_unwritten_columns_count_as_they_come():
+    loss = oim_loss(
+        jnp.asarray([[1.0, 0, 0]]), jnp.asarray([0]), jnp.ones(1, bool), empty_memory(5, 4, 3), 30.0, False
+    )
+    np.testing.assert_allclose(loss, [np.log(9)], rtol=1e-6)

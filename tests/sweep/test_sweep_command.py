@@ -8,10 +8,13 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import spnet_base
+from configs import datasets, spnet_base
 from ps_jax.errors import ConfigError
+from ps_jax.evaluation.options import parse_arguments
 from ps_jax.sweep import load_table
 from ps_jax.sweep.__main__ import main, parse_sweep
+from ps_jax.systems import build_system
+from ps_jax.training.phases import model_arguments
 
 ROOT = Path(__file__).parents[2]
 TABLES = sorted(
@@ -98,11 +101,35 @@ def test_unknown_names_are_the_users_to_mend(arguments, message):
 
 
 @pytest.mark.parametrize("dataset", ["streets", "prw"])
-@pytest.mark.parametrize("path", TABLES)
+@pytest.mark.parametrize("path", [path for path in TABLES if "seqnet" in path])
+def test_every_row_of_seqnet_takes_its_options(path, dataset):
+    table = load_table(f"{path}:{dataset}")
+    assert len(table.rows) > 1
+    small = dataset in datasets.SMALL
+    for row in table.rows:
+        assert row.config.endswith(f":{dataset}")
+        if row.evaluation:
+            changes = [change for change in row.overrides if change.startswith("--config.")]
+            assert configuration(row.config, *changes).system == "seqnet"
+            parse_arguments("", ["--workdir", "runs/x", *row.overrides])
+            assert not table.row(row.after).evaluation
+        else:
+            config = configuration(row.config, "--config.seed=7", *row.overrides)
+            assert (config.seed, config.phases) == (7, ("train",))
+            if small:
+                assert (config.train.epochs, config.train.milestones) == (1.0, (0.8,))
+            else:
+                assert config.data.dir == f"data/{dataset}" and config.train.milestones == (16.0,)
+            arguments = model_arguments(config, "train", num_identities=3)
+            assert build_system(config.system, arguments).template["params"]
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("path", [path for path in TABLES if "spnet" in path])
 def test_the_configuration_of_every_row_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
     assert len(table.rows) > 1
-    small = dataset in spnet_base.SMALL
+    small = dataset in datasets.SMALL
     for row in table.rows:
         config = configuration(row.config, "--config.seed=7", *row.overrides)
         assert config.seed == 7
@@ -139,7 +166,7 @@ def test_later_options_win_so_that_the_command_line_changes_all_rows():
 
 
 def test_pretraining_regresses_as_many_anchors_in_both_modes():
-    for dataset in spnet_base.DATASETS:
+    for dataset in datasets.DATASETS:
         pairs, samples = (spnet_base.pretrain(dataset, mode).model for mode in ("qc", "oc"))
         batch = spnet_base.pretrain(dataset).batch_size
         assert pairs.pairs_per_batch * pairs.samples_per_pair == batch * samples.samples_per_image

@@ -285,3 +285,46 @@ def test_an_interrupted_sweep_goes_on_where_its_training_was(tmp_path):
     after = Records(tmp_path / "runs.jsonl")
     assert after.get("slow", 0).minutes > records.get("slow", 0).minutes
     assert after.get("slow", 0).results == after.get("one", 0).results == {"mAP": 1 / (9 * 4)}
+
+
+def test_a_row_can_be_another_evaluation_of_one_that_was_trained(tmp_path):
+    rows = (
+        Row("one", CONFIG, ("--config.mAP=0.5",)),
+        Row("two", CONFIG, ("--config.mAP=0.3",)),
+        Row(
+            "one's boxes in two",
+            CONFIG,
+            ("--mAP", "0.7", "--detector", "{detector}"),
+            after="two",
+            evaluation=True,
+            detector="one",
+            metrics={"AP": ""},
+        ),
+    )
+    evaluator = (sys.executable, str(HERE / "fake_evaluation.py"))
+    sweep = sweep_of(
+        tmp_path,
+        *rows,
+        only=["one's boxes in two"],
+        arguments=("--config.eval.pictures=0", "--config.train.epochs=1"),
+        weights="w.npz",
+        evaluator=evaluator,
+    )
+    assert [row.name for row, _ in sweep.runs()] == ["one", "two", "one's boxes in two"]
+    assert run_sweep(sweep) == 0
+    record = Records(tmp_path / "runs.jsonl").get("one's boxes in two", 0)
+    assert record.results == {"mAP": 0.7}  # AP is nowhere
+    one, two, out = (sweep.workdir(row, 0) for row in rows)
+    assert (out / "calls.txt").read_text().splitlines() == [
+        f"--out {out} --workdir {two} --mAP 0.7 --detector {one} --config.eval.pictures=0"
+    ]
+    assert run_sweep(sweep) == 0 and len((out / "calls.txt").read_text().splitlines()) == 1  # not again
+
+
+def test_an_evaluation_names_the_rows_it_is_of():
+    with pytest.raises(ConfigError, match="'b' is an evaluation but names no row `after`"):
+        Table("Fake", "nobody", (Row("b", CONFIG, evaluation=True),), METRICS)
+    with pytest.raises(ConfigError, match=r"'b' has \{detector\} in it but names no row `detector`"):
+        Table("Fake", "nobody", (Row("b", CONFIG, ("--detector={detector}",)),), METRICS)
+    with pytest.raises(ConfigError, match="'b' comes after 'c', which is no earlier row"):
+        Table("Fake", "nobody", (Row("a", CONFIG), Row("b", CONFIG, after="a", detector="c")), METRICS)

@@ -11,8 +11,8 @@ from ps_jax.boxes import BACKGROUND, IGNORED
 from ps_jax.errors import ConfigError
 from ps_jax.heads import fixed_norm_logit, offset_norm
 from ps_jax.interface import People, Scenes
-from ps_jax.systems._spnet_cascade import Samples, Stage
-from ps_jax.systems._spnet_object_centric import _candidates
+from ps_jax.systems._box_sampling import candidates_with_people
+from ps_jax.systems._spnet_cascade import Samples, Stage, predicted_boxes
 from ps_jax.systems._spnet_query_centric import Pairs, cascade_samples
 
 TERMS = [
@@ -117,7 +117,8 @@ def test_cascade_boxes_of_the_object_centric_path_are_matched_anew(tiny):
     people_box = jnp.asarray([[[50.0, 50, 60, 64], [0, 0, 0, 0], [0, 0, 10, 10]]])
     numbers = jnp.zeros((1, 3), jnp.int32)
     people = People(people_box, numbers, numbers, jnp.asarray([[True, False, True]]))
-    candidates, matched = _candidates(model, stage, jnp.asarray([[100, 55]]), people)
+    predicted = predicted_boxes(stage, jnp.asarray([[100, 55]]))
+    candidates, matched = candidates_with_people(predicted, valid, people, model.match_high, model.match_high)
     np.testing.assert_array_equal(matched, [[2, BACKGROUND, BACKGROUND, IGNORED, 0, IGNORED, 2]])
     # Clipped to a width of 55: the third box lost half of itself, 5 x 10 of the 10 x 14 pixels of its person.
     np.testing.assert_allclose(

@@ -1,6 +1,7 @@
 """Run as a program on two CPU devices: prints how far a step on two devices is from one on a single device.
 
-Arguments: mode ("oc" or "qc"), trunk ("tiny" or a trunk's name) and variant ("", "queue" or "large").
+Arguments: mode (of SPNet "oc" or "qc", else "seqnet" or "nae"), trunk ("tiny" or a trunk's name), variant (of SPNet
+"", "queue" or "large").
 """
 
 import json
@@ -9,28 +10,31 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_seqnet
 from tiny_spnet import LARGE, OPTIONS, batch, tiny_trunk, two_views
 
 from ps_jax.interface import People, Scenes
-from ps_jax.systems import build_system, spnet
+from ps_jax.systems import build_system, seqnet, spnet
 
 AXIS = "device"
 
 
 def main(mode: str, trunk: str, variant: str) -> None:
     assert jax.device_count() == 2
-    options = OPTIONS | {"mode": mode, "trunk": trunk, "num_identities": 12}
+    name = "spnet" if mode in ("oc", "qc") else "seqnet"
+    options = OPTIONS | {"mode": mode} if name == "spnet" else tiny_seqnet.OPTIONS
+    options = options | {"trunk": trunk, "num_identities": 12} | (tiny_seqnet.NAE if mode == "nae" else {})
     if variant == "queue":  # at a temperature at which the momentum encoder's own people are not certain
         options |= {"reid_objective": "queue", "queue_size": 20, "oim_scale": 2.0}
     if variant == "large":  # with a batch normalisation of lengths, too
         options |= LARGE | {"logit_scale": "batch"}
     if trunk == "tiny":
-        spnet.build_trunk = tiny_trunk
+        spnet.build_trunk = seqnet.build_trunk = tiny_trunk
         options["stochastic_depth"] = 0.5
     scenes, people = batch((2, 0, 3, 1))
     if mode == "qc":  # the views of a picture lie on different devices
         scenes, people = jax.tree.map(lambda x: x[jnp.array([0, 2, 1, 3])], two_views((2, 1)))
-    one, two = build_system("spnet", options), build_system("spnet", options | {"axis_name": AXIS})
+    one, two = build_system(name, options), build_system(name, options | {"axis_name": AXIS})
     variables = one.init(jax.random.key(0), scenes, people)
     if variant != "queue":  # a memory that is partly filled, so that there is a re-identification loss
         table = jax.random.normal(jax.random.key(1), variables["memory"]["lookup_table"].shape)
@@ -39,7 +43,10 @@ def main(mode: str, trunk: str, variant: str) -> None:
     # The initial projection is so small that the normalisation behind it would magnify rounding.
     encoders = [variables, variables["memory"].get("momentum_encoder")]
     for encoder in filter(None, encoders):
-        projector = encoder["params"]["box_embedder"]["projector"]
+        parts = encoder["params"]
+        spnets = name == "spnet"
+        embedder = parts["box_embedder"] if spnets else parts["reid_predictor"]["embedding"]
+        projector = embedder["projector"]
         for half in ("shallow_linear", "deep_linear"):
             projector[half]["kernel"] = 100.0 * projector[half]["kernel"]
 

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from ps_jax.errors import ConfigError
 from ps_jax.training.optimizers import (
     clip_by_global_norm,
     learning_rate_schedule,
@@ -45,6 +46,27 @@ def test_schedule_without_warmup_begins_at_the_peak():
 )
 def test_warmup_length(given, steps_per_epoch, total, expected):
     assert warmup_length({"warmup_steps": given}, steps_per_epoch, total) == expected
+
+
+def test_a_whole_epoch_of_warmup_has_no_other_limit():
+    assert warmup_length({"whole_epoch_warmup": True}, 5000, 150000) == 4999
+    assert warmup_length({"whole_epoch_warmup": True, "warmup_steps": 7}, 5000, 150000) == 7
+
+
+def test_schedule_with_steps_down():
+    schedule = learning_rate_schedule(0.003, total_steps=40, warmup_steps=4, milestones=(10, 20))
+    expected = {
+        0: 3e-6,
+        2: 0.003 * (0.001 + 0.999 / 2),
+        4: 0.003,
+        9: 0.003,
+        10: 3e-4,
+        19: 3e-4,
+        20: 3e-5,
+        39: 3e-5,
+    }
+    for step, value in expected.items():
+        assert float(schedule(step)) == pytest.approx(value, rel=1e-5), step
 
 
 def test_clipping_is_torchs():
@@ -110,3 +132,44 @@ def test_the_backbone_takes_the_heads_settings_where_it_has_none():
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     # rate * (1 + decay); 1 - 0.999 in float32 is 2e-5 off, its square root 1e-5
     assert updates["a"] == updates["b"] == pytest.approx(-0.15, rel=1e-5)
+
+
+def sgd(value, gradients, learning_rate, decay):
+    """torch.optim.SGD's loop with momentum 0.9, float64."""
+    velocity = 0.0
+    for gradient in gradients:
+        velocity = 0.9 * velocity + gradient + decay * value
+        value = value - learning_rate * velocity
+    return value
+
+
+@pytest.mark.parametrize("decay_biases", [True, False])
+def test_sgd_with_momentum_and_decay(decay_biases):
+    settings = {
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 0.5,
+        "decay_biases": decay_biases,
+        "clip_norm": 0.0,
+    }
+    params = {"layer": {"kernel": jnp.array(2.0), "bias": jnp.array(-1.0)}}
+    groups = jax.tree.map(lambda _: "head", params)
+    optimizer = make_optimizer(
+        settings, optax.constant_schedule, groups, jax.tree.map(lambda _: True, params)
+    )
+    state = optimizer.init(params)
+    gradients = [0.3, -1.0, 0.2]
+    for gradient in gradients:
+        updates, state = optimizer.update(
+            jax.tree.map(lambda _, g=gradient: jnp.array(g), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+    assert float(params["layer"]["kernel"]) == pytest.approx(sgd(2.0, gradients, 0.1, 0.5), rel=1e-6)
+    expected = sgd(-1.0, gradients, 0.1, 0.5 if decay_biases else 0.0)
+    assert float(params["layer"]["bias"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_unknown_optimiser_is_refused():
+    settings = {"optimizer": "lion", "learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 0.0}
+    with pytest.raises(ConfigError, match='optimizer is \'lion\'; use "adamw" or "sgd"'):
+        make_optimizer(settings, optax.constant_schedule, {"a": "head"}, {"a": True})

@@ -123,6 +123,9 @@ class ToySystem:
 
     needs_weights = False
 
+    def trunk(self, variables):
+        return {"params": variables["params"]["backbone"]}
+
     def with_trunk(self, variables, trunk, classifier=None):
         return variables | {"params": variables["params"] | {"backbone": trunk["params"]}}
 

@@ -67,6 +67,15 @@ def test_momentum_queue_on_two_devices_is_the_one_on_one(mode):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["seqnet", "nae"])
+def test_a_step_of_the_seqnet_family_on_two_devices_is_the_step_on_one(system):
+    report = _report(system)
+    assert len(report["terms"]) == (7 if system == "seqnet" else 5) and min(report["terms"].values()) > 0.01
+    assert report["term"] < 1e-5 and report["gradient"] < 1e-5
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
+
+
 def _same_beside_the_gradient(report: dict, memories: tuple[str, ...]) -> None:
     assert set(report["memory"]) == set(memories)
     for name, difference in report["memory"].items():
