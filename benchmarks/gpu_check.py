@@ -3,10 +3,11 @@
     python -m input_pipeline.export_arrays --config configs/spnet_demo.py --out arrays --train_batches 50   (beforehand)
     python -m benchmarks.gpu_check --out gpu_check --arrays arrays
 
-Kernel tests on the GPU; operations, trunks and models timed, beside PyTorch and torchvision with CUDA where they are
-there; a short training on prepared arrays with its curve and contact sheet, and its evaluation. Every part has a budget
-of time and fails alone; `--out` gets `gpu_check.md`, `rows.jsonl`, the pictures and `log.txt`. Exit code 0 if no part
-failed. `--tiny` shows on any machine that the parts run.
+Kernel tests on the GPU; operations in each form, trunks and models timed, beside PyTorch and torchvision with CUDA
+where they are there; open questions about GPUs (`benchmarks/gpu_questions.py`); a short training on prepared arrays
+with its curve and contact sheet, and its evaluation. Every part has a budget of time and fails alone; `--out` gets
+`gpu_check.md`, `rows.jsonl`, the pictures and `log.txt`. Exit code 0 if no part failed.
+`--tiny` shows on any machine that the parts run.
 
 Needs jax with a GPU, flax, optax, orbax-checkpoint, einops, absl-py, jaxtyping, pillow, matplotlib, tqdm, scipy, chex
 and pytest with pytest-timeout; neither TensorFlow nor PyTorch nor a network. What such a machine lacks travels as
@@ -176,6 +177,8 @@ def tests(check: Check, seconds: float) -> None:
         "-q",
         "-m",
         "not slow",
+        "-k",
+        "not interpreted",
         "-W",
         "default",
         "--no-header",
@@ -284,13 +287,14 @@ def evaluation(check: Check, seconds: float) -> None:
 
 # Seconds each may take on a GPU; together no more than MINUTES.
 PARTS: dict[str, tuple[Callable[[Check, float], None], float]] = {
-    "machine": (machine, 30),
-    "operations": (timed_part("operations"), 80),
-    "models": (timed_part("models"), 90),
-    "trunks": (timed_part("trunks"), 105),
-    "training": (training, 100),
-    "evaluation": (evaluation, 35),
-    "tests": (tests, 85),
+    "machine": (machine, 25),
+    "operations": (timed_part("operations"), 120),
+    "questions": (timed_part("questions"), 60),
+    "models": (timed_part("models"), 65),
+    "trunks": (timed_part("trunks"), 65),
+    "training": (training, 75),
+    "evaluation": (evaluation, 25),
+    "tests": (tests, 90),
 }
 
 

@@ -12,10 +12,5 @@ from configs import seqnet_base
 
 def get_config(dataset: str = "streets"):
     """The configuration for one of `datasets.DATASETS` in which people can be searched for."""
-    model = {
-        "sequential": False,
-        "head": "softmax",
-        "match_low": 0.1,
-        "regression_weight": 10.0,
-    }
+    model = seqnet_base.ONE_HEAD | {"head": "softmax"}
     return seqnet_base.get(dataset, model, epochs=22.0, decay_biases=False).lock()

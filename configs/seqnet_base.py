@@ -13,6 +13,9 @@ from ml_collections.config_dict import placeholder
 
 from configs import datasets
 
+# What the baselines of one head have, which see proposals.
+ONE_HEAD = {"sequential": False, "match_low": 0.1, "regression_weight": 10.0}
+
 
 def get(dataset: str, model: dict, epochs: float, decay_biases: bool) -> ConfigDict:
     """The configuration of one system of the family.

@@ -99,9 +99,15 @@ def open_source(data: Any) -> Source:
       The source; records are read when they are first asked for.
 
     Raises:
-      ConfigError: the source or an option of the generator is unknown.
+      ConfigError: the source or an option of the generator is unknown, or `released_labels` are asked of a source
+        other than PRW.
       DataError: (from here or from the source) the directory is missing or not what it should be.
     """
+    layout = data.get("streets", {}).get("layout") if data.source == "streets" else data.source
+    if data.get("released_labels", False) and layout != "prw":
+        raise ConfigError(
+            f"data.released_labels numbers people as PRW does, but data.source is {data.source!r}; leave it out"
+        )
     if data.source == "arrays":
         return ArraysSource(data)
     readers = {

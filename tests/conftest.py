@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parent
@@ -12,7 +13,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_TESTS.parent / ".cache" 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 sys.path[:0] = [path for path in (str(_TESTS), str(_TESTS.parent)) if path not in sys.path]
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from kernels._launch import kernel_mode, why_not  # noqa: E402
 
 _LONG_FILES = {
     name: rank
@@ -45,3 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def golden_dir(request: pytest.FixtureRequest) -> Path:
     return Path(request.config.getoption("--golden_dir")).resolve()
+
+
+@pytest.fixture(params=["xla", "interpreted", "gpu"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every implementation of an operation that can run here: tests with it are the shared base of all.
+
+    "interpreted" is the kernel in Pallas' interpreter on any machine, "gpu" the kernel on a GPU.
+    """
+    if request.param == "xla":
+        yield "xla"
+        return
+    if request.param == "gpu" and jax.default_backend() != "gpu":
+        pytest.skip("no GPU")
+    with kernel_mode("interpret" if request.param == "interpreted" else "gpu"):
+        if reason := why_not():
+            pytest.skip(reason)
+        yield "pallas"

@@ -18,18 +18,26 @@ Coordinates: offsets are in cells of the input, added to the place where a plain
 stride, padding and dilation reads. Outside the input there are zeros, each of the four neighbours of a sample
 on its own.
 
-Numbers: positions, weights and sums are float32; the result has the type of the features. Gradients go to all
-float inputs. Equal to torchvision's `deform_conv2d`.
+Numbers: positions, weights and sums are float32 (float64 for float64 features); the result has the type of the
+features. Gradients go to all float inputs. Equal to torchvision's `deform_conv2d`.
 
-Memory: taps are visited one after the other and sampled again for the gradient, so no more than the samples
-of one tap (the size of the features at output resolution) are held.
+Memory: output positions are visited in tiles, and their samples drawn again for the gradient, so no more than the
+samples of one tile (16 MB in float32) and what their gradient takes are held, however large the map.
+
+Forms: both go through the same tiles and leave the product with the kernel's weights to XLA; the samples are
+gathered in plain JAX, or summed by a kernel for NVIDIA GPUs from Hopper on. Upstream: the kernel is written
+for Mosaic GPU (`plgpu.kernel`, jax 0.11 or newer), as Pallas' Triton back end is deprecated since jax 0.11.0.
 """
+
+import functools
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels._implementation import check_implementation
-from kernels.deform_conv.xla import convolve_taps
+from kernels._bilinear import gather_samples, sum_samples
+from kernels._implementation import check_implementation, run_form
+from kernels._launch import current_mode
+from kernels.deform_conv.tiles import convolve_tiles
 
 
 def deform_conv(
@@ -58,13 +66,14 @@ def deform_conv(
       stride: (vertical, horizontal), in cells.
       padding: (vertical, horizontal), in cells, on both sides.
       dilation: (vertical, horizontal), in cells.
-      implementation: None or "xla".
+      implementation: None (the quickest measured form), "xla" (plain JAX) or "pallas" (the kernel).
 
     Returns:
       f[B, h, w, O].
 
     Raises:
-      ValueError: if the channels or sizes of the arguments do not fit each other.
+      ValueError: if the channels or sizes of the arguments do not fit each other, or if the named implementation
+        cannot run here.
     """
     check_implementation("deform_conv", implementation)
     rows, columns, group_channels, out_channels = kernel.shape
@@ -93,15 +102,19 @@ def deform_conv(
     if mask is not None and mask.shape != wanted:
         raise ValueError(f"mask is of shape {mask.shape}, wanted {wanted}")
     split = (*offset.shape[:3], offset_groups, taps)
-    result = convolve_taps(
-        features.astype(jnp.float32),
-        offset.astype(jnp.float32).reshape(*split, 2),
-        None if mask is None else mask.astype(jnp.float32).reshape(split),
-        kernel.astype(jnp.float32),
-        stride,
-        padding,
-        dilation,
+    precise = jnp.promote_types(features.dtype, jnp.float32)
+    arrays = (
+        features.astype(precise),
+        offset.astype(precise).reshape(*split, 2),
+        None if mask is None else mask.astype(precise).reshape(split),
+        kernel.astype(precise),
     )
+    convolve = functools.partial(convolve_tiles, stride=stride, padding=padding, dilation=dilation)
+    forms = {
+        "gather": functools.partial(convolve, sample=gather_samples),
+        "pallas": functools.partial(convolve, sample=functools.partial(sum_samples, mode=current_mode())),
+    }
+    result = run_form("deform_conv", implementation, forms, *arrays)
     if bias is not None:
-        result = result + bias.astype(jnp.float32)
+        result = result + bias.astype(precise)
     return result.astype(features.dtype)

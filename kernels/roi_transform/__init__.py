@@ -1,3 +1,3 @@
-from kernels.roi_transform.api import grid_sample
+from kernels.roi_transform.api import grid_sample, roi_transform
 
-__all__ = ["grid_sample"]
+__all__ = ["grid_sample", "roi_transform"]

@@ -124,7 +124,8 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes:
         if value is not None:
             words.append(f"{name}_{_word(value)}")
     if options.detector is not None:
-        words.append(f"detector_{options.detector.name}")
+        place = hashlib.sha256(str(options.detector.resolve()).encode()).hexdigest()[:8]
+        words.append(f"detector_{options.detector.name}_{place}")
     if options.partition != "test":
         words.append(options.partition)
     if options.checkpoint != "last":

@@ -137,6 +137,7 @@ def pool_boxes(
             sampling_ratio=SAMPLING_RATIO,
             aligned=False,
             max_sampling=None,
+            valid=valid,
         )
         with on_boxes(valid, number):
             deep = module.last_stage(patches, train)

@@ -79,7 +79,7 @@ def choose_proposals(
     box = clip_boxes(box, size)
     # One scene after the other: the overlaps of all pairs are the largest array of the whole system.
     rows = (box, score, large_enough(box, LEAST_SIDE))
-    kept = jax.lax.map(lambda row: nms(row[0], row[1], row[2], nms_threshold), rows)
+    kept = jax.lax.map(lambda row: nms(row[0], row[1], row[2], nms_threshold, max_kept=after_nms), rows)
     order = jnp.argsort(~kept, axis=1, stable=True)[:, :after_nms]
     valid = take(kept, order)
     box = take(box, order)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks import gpu_check
 from benchmarks.gpu_check import Check, Failed, Skipped, run_parts
 
 ROOT = Path(__file__).parents[2]
+KERNEL_NEEDS = "skipped: it needs an NVIDIA GPU, this process computes on cpu"
 SCENES = [
     "--config.data.max_people=4",
     "--config.data.resize=(96, 128)",
@@ -55,17 +57,36 @@ def run(directory, *arguments):
 
 
 def test_parts_run_on_a_cpu_without_tensorflow_and_torch(tmp_path):
-    text = run(tmp_path, "--only", "machine", "operations", "training", "tests")
+    text = run(tmp_path, "--only", "machine", "operations", "questions", "training", "tests")
     assert "| platform | cpu |" in text
-    for part in ("machine", "operations", "tests"):
+    for part in ("machine", "operations", "questions", "tests"):
         assert f"| {part} | done (" in text
     assert "| training | skipped: no --arrays (" in text
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     timed = [row["case"] for row in rows if "ours" in row]
-    for name in ("RoIAlign", "NMS", "deformable convolution", "grid sampling"):
+    for name in (
+        "copy",
+        "roi_align",
+        "deform_conv",
+        "roi_transform",
+        "grid_sample",
+        "nms",
+        "1",
+        "2",
+        "3",
+        "4",
+    ):
         assert any(case.startswith(name) for case in timed), name
-    assert {row["note"] for row in rows if "ours" in row} <= {"no torch", "no torchvision"}
-    assert " passed in " in text
+    for form in ("one_by_one", "at_once", "separable", "gather", "greedy", "tiles"):
+        assert any(case.endswith((form + ", forward", form + ", gradient")) for case in timed), form
+    # Kernels, and nothing else, cannot run here.
+    skipped = [row for row in rows if "ours" not in row]
+    assert {row["note"] for row in skipped} == {KERNEL_NEEDS}
+    assert {row["case"].split(":")[0] for row in skipped} >= {"2", "4"}
+    assert len(skipped) > 8
+    shares = [row["note"] for row in rows if row["case"].startswith("roi_align") and "ours" in row]
+    assert all(re.fullmatch(r"\d+ GB/s, \d+ % of a copy; \d+ MB; no torch(vision)?", note) for note in shares)
+    assert re.search(r"\| \d+ passed, \d+ skipped, \d+ deselected in ", text)
 
 
 @pytest.mark.slow

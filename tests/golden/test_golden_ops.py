@@ -23,6 +23,10 @@ from ps_jax.losses import giou_loss, sigmoid_focal_loss, smooth_l1
 
 TOLERANCE = 1e-5
 
+every_implementation = pytest.mark.parametrize(
+    "implementation", ["xla", pytest.param("interpreted", marks=pytest.mark.slow), "gpu"], indirect=True
+)
+
 
 def matching(golden: Golden, pattern: str) -> list[re.Match]:
     """Matches of the array names that a pattern describes; at least one, so that a test cannot pass idly."""
@@ -60,7 +64,8 @@ def test_anchors(golden_dir):
     np.testing.assert_array_equal(anchors, golden.array("spnet"))
 
 
-def test_roi_align(golden_dir):
+@every_implementation
+def test_roi_align(golden_dir, implementation):
     golden = load_golden(golden_dir, "ops_roi_align")
     features = on_device(golden, "feat", "NCHW")
     rois = golden.array("rois")
@@ -71,9 +76,12 @@ def test_roi_align(golden_dir):
     for match in matching(golden, r"s(\d+)x(\d+)_al(\d)_sr(\d+)_out"):
         height, width, aligned, sampling_ratio = (int(text) for text in match.groups())
 
+        # The boxes are an argument: the compiler would spend minutes sorting constants.
+        @jax.jit
         def pool(
-            features, height=height, width=width, aligned=aligned, sampling_ratio=sampling_ratio, bound=bound
+            *arrays, height=height, width=width, aligned=aligned, sampling_ratio=sampling_ratio, bound=bound
         ):
+            features, boxes = arrays
             return roi_align(
                 features,
                 boxes,
@@ -83,9 +91,10 @@ def test_roi_align(golden_dir):
                 sampling_ratio=sampling_ratio,
                 aligned=bool(aligned),
                 max_sampling=-(-bound // min(height, width)) if sampling_ratio == 0 else None,
+                implementation=implementation,
             )
 
-        pooled, vjp = jax.vjp(jax.jit(pool), features)
+        pooled, vjp = jax.vjp(lambda features, pool=pool: pool(features, boxes), features)
         golden.check(match[0], pooled, relative=TOLERANCE)
         shape = golden.array(match[0]).shape
         cotangent = det_normal(golden.seed, f"ops.roi_align.g.{height}.{width}", shape)
@@ -93,7 +102,8 @@ def test_roi_align(golden_dir):
         golden.check(match[0].replace("_out", "_gradfeat"), gradient, relative=TOLERANCE)
 
 
-def test_multiscale_roi_align(golden_dir):
+@every_implementation
+def test_multiscale_roi_align(golden_dir, implementation):
     golden = load_golden(golden_dir, "ops_roi_align")
     features = [on_device(golden, match[0], "NCHW") for match in matching(golden, r"ms_feat\d")]
     boxes = on_device(golden, "ms_boxes")
@@ -107,6 +117,7 @@ def test_multiscale_roi_align(golden_dir):
         spatial_scales=scales,
         sampling_ratio=2,
         aligned=False,
+        implementation=implementation,
     )
     golden.check("ms_out", pooled, relative=TOLERANCE)
 
@@ -143,7 +154,8 @@ def test_nms(golden_dir):
     np.testing.assert_array_equal(np.flatnonzero(keep), golden.array("empty_keep"))
 
 
-def test_deform_conv(golden_dir):
+@every_implementation
+def test_deform_conv(golden_dir, implementation):
     golden = load_golden(golden_dir, "ops_deform_conv")
     for match in matching(golden, r"c(\d+)_v([12])_out"):
         case = f"c{match[1]}"
@@ -167,6 +179,7 @@ def test_deform_conv(golden_dir):
                 stride=tuple(setting["st"]),
                 padding=tuple(setting["pa"]),
                 dilation=tuple(setting["di"]),
+                implementation=implementation,
             )
 
         result, vjp = jax.vjp(jax.jit(convolve), arguments)
@@ -177,15 +190,16 @@ def test_deform_conv(golden_dir):
             golden.check(f"{case}_v{match[2]}_grad_{name}", gradient, relative=TOLERANCE, layout=layout)
 
 
-def test_grid_sample(misc):
+@every_implementation
+def test_grid_sample(misc, implementation):
     image, grid = on_device(misc, "gs_x", "NCHW"), on_device(misc, "gs_grid")
     for match in matching(misc, r"gs_out_ac([01])"):
         align_corners = match[1] == "1"
 
         def sample(image, grid, align_corners=align_corners):
-            return grid_sample(image, grid, align_corners=align_corners)
+            return grid_sample(image, grid, align_corners=align_corners, implementation=implementation)
 
-        sampled, vjp = jax.vjp(sample, image, grid)
+        sampled, vjp = jax.vjp(jax.jit(sample), image, grid)
         misc.check(match[0], sampled, relative=TOLERANCE)
         cotangent = det_normal(misc.seed, "gs.g", misc.array(match[0]).shape)
         gradient_image, gradient_grid = vjp(jnp.asarray(cotangent.transpose(0, 2, 3, 1)))

@@ -65,6 +65,13 @@ def test_released_numbers_leave_none_for_spurious_boxes(prw):
         open_source(data)
 
 
+@pytest.mark.parametrize("source", ["cuhk_sysu", "arrays", "streets"])
+def test_released_numbers_are_prws_alone(source):
+    data = ConfigDict({"source": source, "dir": "anywhere", "released_labels": True})
+    with pytest.raises(ConfigError, match=f"as PRW does, but data.source is '{source}'"):
+        open_source(data)
+
+
 def test_boxes_are_clipped_before_the_extent_is_added_then_cut(prw):
     split = read_prw(prw, "test")
     # (2.9, 3.9, 10.2, 20.2) -> corners 2.9, 3.9, 13.1, 24.1
