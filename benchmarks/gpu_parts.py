@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import workloads
+from benchmarks import speed, workloads
 from benchmarks.beside_torch import Row, Torch, measure
 from benchmarks.gpu_operations import operations
 from benchmarks.gpu_questions import questions
@@ -70,22 +71,50 @@ def _their_trunk(torch: Torch, name: str, work: str, size: tuple[int, ...], dtyp
 
 
 def models(torch: Torch, tiny: bool) -> Iterator[Row]:
-    """SPNet-S: detection in a scene of 900 x 1500, and training steps of both paths with the paper's settings."""
+    """Detection in a scene of 900 x 1500 and training steps with the paper's settings, beside PyTorch's layers."""
     from configs import spnet_qc
 
     dtype = str(_compute_dtype())
-    trunk, scene = ("mobilenet_v2", (64, 96)) if tiny else ("convnext_tiny", (928, 1504))
-    clock = jax_clock(workloads.detection(workloads.spnet(dtype, trunk=trunk), *scene))
-    yield measure(f"SPNet-S {trunk}, detection, 1 x {scene[0]} x {scene[1]}, {dtype}", {"ours": clock})
-    for phase in ("finetune",) if tiny else ("finetune", "pretrain"):
-        config = spnet_qc.get_config("streets" if tiny else "prw").unlock()
-        config.model.trunk = trunk
-        if tiny:
-            config[phase].update(crop=64, batch_size=2)
-        settings = config[phase]
-        call = workloads.training_step(config, phase)
-        title = f"SPNet-S {trunk}, training step, {settings.model.mode}, {settings.batch_size} x {settings.crop} x "
-        yield measure(f"{title}{settings.crop}, {dtype}", {"ours": jax_clock(call)})
+    missing = torch.missing or ("its layers have no such trunk" if tiny else "")
+    for case in _model_cases(tiny):
+        contenders = {"ours": jax_clock(speed.ours(case, dtype))}
+        if not missing:
+            contenders["torch"] = torch.clock(_their_model(torch, case, dtype))
+        size = " x ".join(map(str, (case.batch, *case.size)))
+        yield measure(f"{case.name}, {size}, {dtype}", contenders, missing)
+    if not tiny:
+        config = spnet_qc.get_config("prw")
+        settings = config.pretrain
+        name = f"SPNet-S, ConvNeXt-T, query-centric training step, {settings.batch_size} x {settings.crop} x "
+        clock = jax_clock(workloads.training_step(config, "pretrain"))
+        yield measure(f"{name}{settings.crop}, {dtype}", {"ours": clock})
+
+
+def _model_cases(tiny: bool) -> tuple[speed.Case, ...]:
+    scene = (64, 96) if tiny else speed.SCENE
+    small, large = ("mobilenet_v2", "mobilenet_v2") if tiny else ("convnext_tiny", "resnet50")
+    batch, crop, samples = (2, 64, 16) if tiny else (8, 512, 128)
+    return (
+        speed.Case(f"SPNet-S, {small}, detection", "detect", small, scene),
+        speed.Case(f"SeqNet, {large}, detection", "detect by seqnet", large, scene),
+        speed.Case(f"SPNet-S, {small}, training step", "train", small, (crop, crop), batch, samples=samples),
+    )
+
+
+def _their_model(torch: Torch, case: speed.Case, dtype: str) -> Callable[[], Any]:
+    from benchmarks.torch_worker import prepare
+
+    library = torch.torch
+    device = library.device("cuda" if torch.cuda else "cpu")
+    half = library.autocast(device.type, library.bfloat16, enabled=dtype == "bfloat16")
+    with device:
+        work = prepare(asdict(case))
+
+    def call():
+        with device, half:
+            return work()
+
+    return call
 
 
 PARTS = {"operations": operations, "questions": questions, "trunks": trunks, "models": models}

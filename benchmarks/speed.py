@@ -7,7 +7,7 @@
 has it (Python 3.11: `python3.11 -m venv DIR && DIR/bin/pip install torch==2.13.0 numpy`); both sides share the same
 cores and threads and are timed in turns, so the ratio means something on a machine with other work too. Only shapes and
 costs are compared here, numbers agree in `tests/golden`. PyTorch's side is plain layers (`torch_models.py`,
-`torch_spnet.py`), without torchvision's compiled RoIAlign and suppression.
+`torch_spnet.py`), with torchvision's compiled RoIAlign and suppression where it has them.
 """
 
 import argparse
@@ -107,8 +107,8 @@ def cases(tiny: bool) -> tuple[Case, ...]:
     )
 
 
-def ours(case: Case) -> Callable[[], Any]:
-    """Our side of a case, as a function without arguments.
+def ours(case: Case, dtype: str = "float32") -> Callable[[], Any]:
+    """Our side of a case, as a function without arguments; a training step has the type that training uses here.
 
     Raises:
       ConfigError: the system has no such options.
@@ -116,14 +116,14 @@ def ours(case: Case) -> Callable[[], Any]:
     from benchmarks import workloads
 
     if case.work == "trunk forward":
-        return workloads.trunk_forward(case.trunk, *case.size, case.batch, "float32")
+        return workloads.trunk_forward(case.trunk, *case.size, case.batch, dtype)
     if case.work == "trunk step":
-        return workloads.trunk_step(case.trunk, *case.size, case.batch, "float32")
+        return workloads.trunk_step(case.trunk, *case.size, case.batch, dtype)
     if case.work == "detect":
         model = {**LARGE, "num_cascade_steps": case.steps, "reid_dim": case.reid_dim} if case.steps else {}
-        return workloads.detection(workloads.spnet("float32", trunk=case.trunk, **model), *case.size)
+        return workloads.detection(workloads.spnet(dtype, trunk=case.trunk, **model), *case.size)
     if case.work == "detect by seqnet":
-        return workloads.detection(workloads.seqnet("float32", trunk=case.trunk), *case.size)
+        return workloads.detection(workloads.seqnet(dtype, trunk=case.trunk), *case.size)
     from configs import spnet_oc
 
     config = spnet_oc.get_config("prw").unlock()

@@ -1,8 +1,9 @@
 """The same layers as SPNet's in plain PyTorch, to be timed beside ours; run by an interpreter that has torch.
 
-Only shapes and costs are those of the models, no weights. torchvision is not needed: RoIAlign is one `grid_sample` of
-all boxes' sample points in a scene and an average pooling (the fewest passes over memory that plain PyTorch offers),
-and non-maximum suppression is greedy on one matrix of overlaps. Everything else is PyTorch's own layers.
+Only shapes and costs are those of the models, no weights. RoIAlign and non-maximum suppression are torchvision's where
+there is one. It is not needed: else RoIAlign is one `grid_sample` of all boxes' sample points in a scene and an average
+pooling (the fewest passes over memory that plain PyTorch offers), and suppression is greedy on one matrix of overlaps.
+Everything else is PyTorch's own layers.
 """
 
 import math
@@ -10,6 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+try:
+    from torchvision import ops as compiled
+except (ImportError, RuntimeError):  # the latter: made for another PyTorch
+    compiled = None
 
 ANCHORS_PER_CELL = 9
 ROI, RATIO = 14, 2  # bins a side, samples a bin and direction
@@ -164,6 +170,8 @@ class FeaturePyramid(nn.Module):
 
 def roi_align(feature: Tensor, boxes: Tensor, stride: int) -> Tensor:
     """RoIAlign (not aligned, 2x2 samples a bin) of the boxes [n, 4] of one scene, feature [1, C, H, W]."""
+    if compiled:
+        return compiled.roi_align(feature, [boxes], ROI, 1 / stride, RATIO, aligned=False)
     count, samples = len(boxes), ROI * RATIO
     start = boxes[:, :2] / stride
     size = (boxes[:, 2:] / stride - start).clamp(min=1.0)
@@ -229,7 +237,9 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def nms(boxes: Tensor, score: Tensor, threshold: float) -> Tensor:
-    """Numbers of the boxes that stand, best first: greedy, on one matrix of overlaps."""
+    """Numbers of the boxes that stand, best first."""
+    if compiled:
+        return compiled.nms(boxes, score, threshold)
     order = score.argsort(descending=True)
     overlaps = (pairwise_iou(boxes[order], boxes[order]) > threshold).cpu().numpy()
     standing = [True] * len(order)

@@ -20,7 +20,7 @@ from benchmarks.torch_spnet import IDENTITIES, SPNet
 
 
 def prepare(case: dict[str, Any]) -> Callable[[], Any]:
-    """The work of a case as a function without arguments."""
+    """The work of a case as a function without arguments, on PyTorch's default device."""
     torch.manual_seed(0)
     height, width = case["size"]
     image = torch.randn(case["batch"], 3, height, width).contiguous(memory_format=torch.channels_last)
