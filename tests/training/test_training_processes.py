@@ -261,13 +261,14 @@ def test_spnet_with_micro_batches_goes_on_bit_for_bit_after_a_kill(tmp_path, cou
 
     codes, errors = run(tmp_path / "whole")
     assert codes == [0] * count, errors
-    codes, errors = run(tmp_path / "killed", "--signal", "SIGKILL", "--at", 5)
+    # By then the third checkpoint may be on its way; the second one waited until the first was on disk.
+    codes, errors = run(tmp_path / "killed", "--signal", "SIGKILL", "--at", 11)
     assert -signal.SIGKILL in codes and 0 not in codes, errors
-    assert load_variables(tmp_path / "killed")[1]["step"] == 3
+    assert load_variables(tmp_path / "killed")[1]["step"] in (3, 6, 9)
     codes, errors = run(tmp_path / "killed")
     assert codes == [0] * count, errors
     assert_bits_equal(final(tmp_path / "killed"), final(tmp_path / "whole"))
-    assert [record.get("loss/reid", 1.0) > 0 for record in numbers(tmp_path / "whole")] == [True] * 7
+    assert [record.get("loss/reid", 1.0) > 0 for record in numbers(tmp_path / "whole")] == [True] * 13
 
 
 def test_a_run_of_two_processes_goes_on_in_one(pair, tmp_path):

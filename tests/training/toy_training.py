@@ -226,7 +226,7 @@ def leaves(state):
 
 
 def tiny_spnet_parts(config):
-    """Configuration, source and builder for a tiny SPNet in place of the toy: one phase of six steps."""
+    """Configuration, source and builder for a tiny SPNet in place of the toy: one phase of twelve steps."""
     import tiny_spnet
 
     from ps_jax.systems import build_system, spnet
@@ -242,7 +242,7 @@ def tiny_spnet_parts(config):
         config.system = "spnet"
         config.model = {key: value for key, value in tiny_spnet.OPTIONS.items() if key != "num_identities"}
         config.phases = ("pretrain",)
-        config.pretrain.epochs = 0.6
+        config.pretrain.epochs = 1.2
     return config, {"make_batch": make_batch, "identities": identities}, build_system
 
 
