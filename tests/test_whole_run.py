@@ -120,6 +120,7 @@ def test_query_centric_evaluation_runs(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # five trainings
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
     """kill -9 at five random moments, the first one around the change of phase; bit for bit on CPU."""
     length = ["--config.pretrain.epochs=0.5", "--config.finetune.epochs=1.0"]  # 6 steps each
