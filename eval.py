@@ -3,7 +3,7 @@
     python eval.py --workdir runs/spnet_qc [--phase finetune] [--mode qc] [--galleries all]
                    [--min_frame_gap 125] [--cross_camera] [--similarity score_cosine]
                    [--cbgm 10,3] [--cbgm_grid 10,20,30x2,3,4] [--cbgm_candidates scenes]
-                   [--detector runs/seqnet] [--config.x.y=value ...]
+                   [--detector runs/seqnet] [--beside runs/nae] [--config.x.y=value ...]
 
 What is not named is as the configuration of the training has it. Exit code 2: something the user can mend
 (one message on stderr).
@@ -36,15 +36,17 @@ def main(arguments: list[str]) -> None:
     system, variables, meta = load(options.workdir, options.phase, options.checkpoint)
     out = output_directory(options, meta, changes)
     source, origin = open_source(config.data), provenance(meta, changes)
-    detector = None
-    if options.detector is not None:
-        *detector, its_meta = load(options.detector, None, "last")
-        origin["detector"] = " ".join(map(str, (options.detector, *provenance(its_meta).values())))
+    others = {}
+    for name in ("detector", "beside"):
+        workdir = getattr(options, name)
+        if workdir is not None:
+            *others[name], its_meta = load(workdir, None, "last")
+            origin[name] = " ".join(map(str, (workdir, *provenance(its_meta).values())))
     evaluate(
         *(system, variables, source, config.eval, out),
         partition=options.partition,
         provenance=origin,
-        detector=detector,
+        **others,
     )
     print(f"written to {out}")
 

@@ -93,10 +93,12 @@ def models(torch: Torch, tiny: bool) -> Iterator[Row]:
 def _model_cases(tiny: bool) -> tuple[speed.Case, ...]:
     scene = (64, 96) if tiny else speed.SCENE
     small, large = ("mobilenet_v2", "mobilenet_v2") if tiny else ("convnext_tiny", "resnet50")
+    caffe = "mobilenet_v2" if tiny else "resnet50_caffe"
     batch, crop, samples = (2, 64, 16) if tiny else (8, 512, 128)
     return (
         speed.Case(f"SPNet-S, {small}, detection", "detect", small, scene),
         speed.Case(f"SeqNet, {large}, detection", "detect by seqnet", large, scene),
+        speed.Case(f"AlignPS, {caffe}, detection", "detect by alignps", caffe, scene),
         speed.Case(f"SPNet-S, {small}, training step", "train", small, (crop, crop), batch, samples=samples),
     )
 

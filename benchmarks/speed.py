@@ -7,7 +7,8 @@
 has it (Python 3.11: `python3.11 -m venv DIR && DIR/bin/pip install torch==2.13.0 numpy`); both sides share the same
 cores and threads and are timed in turns, so the ratio means something on a machine with other work too. Only shapes and
 costs are compared here, numbers agree in `tests/golden`. PyTorch's side is plain layers (`torch_models.py`,
-`torch_spnet.py`), with torchvision's compiled RoIAlign and suppression where it has them.
+`torch_spnet.py`, ...), with torchvision's compiled RoIAlign, suppression and deformable convolution where it has them;
+the line of versions says whether.
 """
 
 import argparse
@@ -69,7 +70,7 @@ class Case:
 
     Attributes:
       name: for the table.
-      work: "detect", "detect by seqnet", "train", "trunk forward" or "trunk step".
+      work: "detect", "detect by seqnet", "detect by alignps", "train", "trunk forward" or "trunk step".
       trunk: its name.
       size: (height, width) of the images.
       batch: how many.
@@ -100,6 +101,7 @@ def cases(tiny: bool) -> tuple[Case, ...]:
             "SPNet-S, ConvNeXt-T, training step", "train", "convnext_tiny", (crop, crop), 2, samples=samples
         ),
         Case("SeqNet, ResNet-50, inference", "detect by seqnet", "resnet50", scene),
+        Case("AlignPS, ResNet-50, inference", "detect by alignps", "resnet50_caffe", scene),
         Case("ResNet-50 trunk, forward", "trunk forward", "resnet50", scene),
         Case("ConvNeXt-T trunk, forward", "trunk forward", "convnext_tiny", scene),
         Case("ResNet-50 trunk, forward and gradient", "trunk step", "resnet50", (side, side), 2),
@@ -124,6 +126,8 @@ def ours(case: Case, dtype: str = "float32") -> Callable[[], Any]:
         return workloads.detection(workloads.spnet(dtype, trunk=case.trunk, **model), *case.size)
     if case.work == "detect by seqnet":
         return workloads.detection(workloads.seqnet(dtype, trunk=case.trunk), *case.size)
+    if case.work == "detect by alignps":
+        return workloads.detection(workloads.alignps(dtype, trunk=case.trunk), *case.size)
     from configs import spnet_oc
 
     config = spnet_oc.get_config("prw").unlock()

@@ -22,12 +22,13 @@ ROI, RATIO = 14, 2  # bins a side, samples a bin and direction
 
 
 class Bottleneck(nn.Module):
-    """ResNet's block, version 1.5."""
+    """ResNet's block, version 1.5, or with `stride_in_first` the first one, which Caffe has."""
 
-    def __init__(self, channels: int, width: int, stride: int):
+    def __init__(self, channels: int, width: int, stride: int, stride_in_first: bool = False):
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        first, second = (stride, 1) if stride_in_first else (1, stride)
+        self.conv1, self.norm1 = nn.Conv2d(channels, width, 1, first, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
         self.conv3, self.norm3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
         self.shortcut = nn.Identity()
@@ -47,26 +48,29 @@ class ResNet50(nn.Module):
 
     channels = (512, 1024, 2048)
 
-    def __init__(self):
+    def __init__(self, stride_in_first: bool = False):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(True), nn.MaxPool2d(3, 2, 1)
         )
-        first = [_resnet_stage(64, 64, 3, 1), _resnet_stage(256, 128, 4, 2), _resnet_stage(512, 256, 6, 2)]
-        self.stages = nn.ModuleList([*first, self.last_stage()])
+        shapes = ((64, 64, 3, 1), (256, 128, 4, 2), (512, 256, 6, 2))
+        first = [_resnet_stage(*shape, stride_in_first) for shape in shapes]
+        self.stages = nn.ModuleList([*first, self.last_stage(stride_in_first)])
 
     @staticmethod
-    def last_stage() -> nn.Module:
+    def last_stage(stride_in_first: bool = False) -> nn.Module:
         """A new stage like the one from c4 to c5."""
-        return _resnet_stage(1024, 512, 3, 2)
+        return _resnet_stage(1024, 512, 3, 2, stride_in_first)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return _run_stages(self.stem(image), self.stages)
 
 
-def _resnet_stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+def _resnet_stage(
+    channels: int, width: int, blocks: int, stride: int, stride_in_first: bool = False
+) -> nn.Sequential:
     rest = [Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(Bottleneck(channels, width, stride), *rest)
+    return nn.Sequential(Bottleneck(channels, width, stride, stride_in_first), *rest)
 
 
 class ChannelNorm(nn.LayerNorm):

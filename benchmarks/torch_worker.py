@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.torch_models import build_trunk
+from benchmarks.torch_alignps import AlignPS
+from benchmarks.torch_models import build_trunk, compiled
 from benchmarks.torch_seqnet import SeqNet
 from benchmarks.torch_spnet import IDENTITIES, SPNet
 
@@ -34,6 +35,9 @@ def prepare(case: dict[str, Any]) -> Callable[[], Any]:
     if case["work"] == "detect by seqnet":
         seqnet = SeqNet().eval().to(memory_format=torch.channels_last)
         return lambda: seqnet.detect(image)
+    if case["work"] == "detect by alignps":
+        alignps = AlignPS().eval().to(memory_format=torch.channels_last)
+        return lambda: alignps.detect(image)
     if case["work"] == "train":
         return _training_step(SPNet(case["trunk"]).to(memory_format=torch.channels_last), image, case)
     raise ValueError(f"no work is called {case['work']!r}")
@@ -79,9 +83,17 @@ def _training_step(model: SPNet, image: torch.Tensor, case: dict[str, Any]) -> C
     return call
 
 
+def vision_version() -> str:
+    """The version of the torchvision whose operations are taken."""
+    import torchvision
+
+    return torchvision.__version__
+
+
 def main() -> None:
     torch.set_num_threads(int(sys.argv[1]))
-    print(json.dumps({"versions": {"torch": torch.__version__}}), flush=True)
+    versions = {"torch": torch.__version__, "torchvision": vision_version() if compiled else "left out"}
+    print(json.dumps({"versions": versions}), flush=True)
     work: Callable[[], Any] = lambda: None  # noqa: E731
     for line in sys.stdin:
         question = json.loads(line)

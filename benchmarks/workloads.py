@@ -106,6 +106,15 @@ def seqnet(dtype: str, **model: Any) -> System:
     return build_system("seqnet", options)
 
 
+def alignps(dtype: str, **model: Any) -> System:
+    """AlignPS with the paper's numbers but for what is named.
+
+    Raises:
+      ConfigError: the module has no such option.
+    """
+    return build_system("alignps", {"num_identities": IDENTITIES, "dtype": jnp.dtype(dtype), **model})
+
+
 def detection(system: System, height: int, width: int) -> Callable[[], Any]:
     """Detection in one scene, every candidate kept, compiled, as a function without arguments."""
     system = system.changed(**KEEP_ALL)

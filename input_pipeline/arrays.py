@@ -35,6 +35,8 @@ REMEDY = "write the arrays again: python -m input_pipeline.export_arrays --confi
 def phase_settings(phase: Any) -> dict[str, Any]:
     """All of a phase that its batches depend on, as JSON values."""
     settings = asdict(Augmentation.from_phase(phase)) | {"views": phase.views, "batch_size": phase.batch_size}
+    if not settings["scales"]:  # as arrays were written before there were any
+        del settings["scales"]
     return json.loads(json.dumps(settings))
 
 

@@ -70,9 +70,9 @@ def train_batches(
 
     Args:
       split: training records.
-      phase: configuration with `augmentation`, `crop`, `views`, `batch_size` and optionally `scale_range`,
+      phase: configuration with `augmentation`, `crop`, `views`, `batch_size` and optionally `scales`, `scale_range`,
         `pad`, `photometric` (see `Augmentation`) and `accumulate_steps` (see `host_rows`).
-      resize: (short side, longest long side) of the window resize.
+      resize: (short side, longest long side) of the window resize, where the phase has no `scales`.
       max_people: slots for people a scene; identified people come first where a scene has more.
       seed: seed of the run.
       start_step: the step of the first batch; the stream from step k is the stream from 0 without its first
@@ -92,7 +92,7 @@ def train_batches(
         raise ConfigError(f"max_people is {max_people}; wanted is at least one slot")
     augmentation = Augmentation.from_phase(phase)
     steps_per_epoch(len(split.scenes), phase)  # checks batch_size and views
-    sizes = scene_sizes(split, resize)
+    sizes = np.stack([scene_sizes(split, scale) for scale in augmentation.scales or (resize,)])
     crop = None if augmentation.name == "window" else augmentation.crop
     # Phases of one run draw differently: what they do to a scene is part of the seed.
     stream = zlib.crc32(f"{augmentation.name} {phase.views}".encode())
@@ -106,20 +106,20 @@ def train_batches(
 
     @tf.autograph.experimental.do_not_convert
     def load_samples(step: Tensor) -> Samples:
-        position, seeds, size = tf.numpy_function(samples, [step], (tf.int32, tf.int64, tf.int32))
+        types = (tf.int32, tf.int64, tf.int32, tf.int32)
+        position, seeds, resized, size = tf.numpy_function(samples, [step], types)
         return Samples(
             tf.ensure_shape(position, [rows]),
             tf.ensure_shape(seeds, [rows, 2]),
+            tf.ensure_shape(resized, [rows, 2]),
             tf.ensure_shape(size, [rows, 2]),
         )
 
-    reader = _Reader(split, sizes)
+    reader = _Reader(split)
 
     def make(sample: Samples) -> tuple[Batch, Tensor]:
         image, (box, identity, person), failure = reader(sample.position)
-        image, box, visible = augmentation(
-            image, box, identity >= 0, reader.size(sample.position), sample.seed
-        )
+        image, box, visible = augmentation(image, box, identity >= 0, sample.resized, sample.seed)
         people = pad_people(box, identity, person, visible, max_people)
         return Batch(pad_scene(image, sample.size), people, sample.position), failure
 
@@ -153,13 +153,12 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
             f"{split.dataset} {split.partition}: there are no scenes; see the list of scenes on disk"
         )
     tf = tensorflow()
-    sizes = scene_sizes(split, resize)
-    reader = _Reader(split, sizes)
+    reader = _Reader(split)
     max_people = reader.annotations.most
 
     def scene(sample: Samples) -> tuple[Tensor, ...]:
         image, (box, identity, person), failure = reader(sample.position)
-        size = reader.size(sample.position)
+        size = sample.resized
         ratio = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
         return resize_picture(image, size), box * tf.tile(ratio[::-1], [2]), identity, person, failure
 
@@ -180,7 +179,7 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
         people = pad_people(box, identity, person, tf.ones_like(identity, tf.bool), max_people)
         return Batch(pad_scene(image, sample.size), people, sample.position), failure
 
-    batches = scene_plan(sizes, batch_size)
+    batches = scene_plan(scene_sizes(split, resize), batch_size)
     rows = Samples(*(np.concatenate(column) for column in zip(*batches, strict=True)))
     return reader.batches(tf.data.Dataset.from_tensor_slices(rows), make, batch_size)
 
@@ -232,12 +231,11 @@ class _Reader:
     the number of its failure, and the failure is raised there.
     """
 
-    def __init__(self, split: Split, sizes: np.ndarray):
+    def __init__(self, split: Split):
         tf = tensorflow()
         self.annotations = Annotations.of(split)
         self._split = split
         self._table = tuple(tf.constant(column) for column in self.annotations)
-        self._sizes = tf.constant(sizes)
         self._failures: list[DataError] = []
 
     def __call__(self, position: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -248,10 +246,6 @@ class _Reader:
         people = slice(start[position], start[position + 1])
         image, failure = tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(failure, [])
         return image, (box[people], identity[people], person[people]), failure
-
-    def size(self, position: Tensor) -> Tensor:
-        """i32[2], (height, width) of the scene after the window resize."""
-        return self._sizes[position]
 
     def batches(self, samples: Any, make: Any, rows: int) -> Iterator[Batch]:
         """Makes every sample in parallel, in order, and gathers `rows` of them a batch."""

@@ -15,7 +15,7 @@ from input_pipeline.scenes import Split
 from ps_jax.errors import ConfigError
 
 STRIDE = 32  # padded sizes are multiples of this
-_ORDER, _SAMPLE = 1, 2  # what a random stream is for
+_ORDER, _SAMPLE, _SCALE = 1, 2, 3  # what a random stream is for
 
 
 class Samples(NamedTuple):
@@ -24,11 +24,13 @@ class Samples(NamedTuple):
     Attributes:
       position: i32[rows] scene numbers in the split; -1 for a filler.
       seed: i64[rows, 2] seed of each row's augmentation.
+      resized: i32[rows, 2] (height, width) of the row's whole scene after the window resize; 0 for a filler.
       size: i32[rows, 2] padded (height, width) of the picture, the same for all rows of a batch.
     """
 
     position: np.ndarray
     seed: np.ndarray
+    resized: np.ndarray
     size: np.ndarray
 
 
@@ -109,8 +111,11 @@ class TrainPlan:
     takes scenes of one orientation as long as there are enough, so that only two padded sizes come up, and a
     third one for the few batches of left-over scenes; every size is the largest that the split needs.
 
+    With several scales one is drawn for each batch, and all its scenes are resized to that: every scale has these
+    padded sizes of its own, so that small scenes cost little and no more sizes come up than three for each scale.
+
     Attributes:
-      sizes: i32[scenes, 2], (height, width) after the window resize.
+      sizes: i32[scales, scenes, 2], (height, width) after the window resize to each scale.
       crop: (height, width) of the augmented pictures, None for whole scenes.
       batch_size: rows of a batch over all hosts.
       views: consecutive rows that show the same scene.
@@ -126,33 +131,43 @@ class TrainPlan:
     def samples(self, step: int) -> Samples:
         """The rows of one step's batch over all hosts; row r's seed depends on (seed, step, r) alone."""
         scenes_a_batch = self.batch_size // self.views
-        epoch, batch = divmod(step, len(self.sizes) // scenes_a_batch)
+        epoch, batch = divmod(step, self.sizes.shape[1] // scenes_a_batch)
         positions, sizes = self._epoch(epoch)
+        scale = self._scale(step)
         seeds = [
             np.random.SeedSequence((_SAMPLE, *self.seed, step, row)).generate_state(2)
             for row in range(self.batch_size)
         ]
+        position = np.repeat(positions[batch], self.views).astype(np.int32)
         return Samples(
-            np.repeat(positions[batch], self.views).astype(np.int32),
+            position,
             np.array(seeds, np.int64),
-            np.tile(sizes[batch], (self.batch_size, 1)).astype(np.int32),
+            self.sizes[scale, position].astype(np.int32),
+            np.tile(sizes[scale, batch], (self.batch_size, 1)).astype(np.int32),
         )
+
+    def _scale(self, step: int) -> int:
+        """The scale of one step's batch, every one as probable as another."""
+        if len(self.sizes) == 1:
+            return 0
+        return int(np.random.default_rng((_SCALE, *self.seed, step)).integers(len(self.sizes)))
 
     @functools.cached_property
     def _epoch(self) -> Any:
         return functools.lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scene numbers [steps, scenes of a batch] and padded sizes [steps, 2] of one epoch."""
+        """Scene numbers [steps, scenes of a batch] and padded sizes [scales, steps, 2] of one epoch."""
+        scales, scenes, _ = self.sizes.shape
         scenes_a_batch = self.batch_size // self.views
-        steps = len(self.sizes) // scenes_a_batch
+        steps = scenes // scenes_a_batch
         generator = np.random.default_rng((_ORDER, *self.seed, epoch))
-        order = generator.permutation(len(self.sizes))
+        order = generator.permutation(scenes)
         if self.crop is not None:
             whole = order[: steps * scenes_a_batch].reshape(steps, scenes_a_batch)
-            return whole, np.tile(np.array(self.crop), (steps, 1))
-        upright = self.sizes[:, 0] > self.sizes[:, 1]
-        largest = padded(self.sizes.max(0))
+            return whole, np.tile(np.array(self.crop), (scales, steps, 1))
+        upright = self.sizes[0, :, 0] > self.sizes[0, :, 1]
+        largest = padded(self.sizes.max(1))
         batches: list[np.ndarray] = []
         sizes: list[np.ndarray] = []
         left_over = []
@@ -161,14 +176,14 @@ class TrainPlan:
             full = len(group) // scenes_a_batch * scenes_a_batch
             batches += list(group[:full].reshape(-1, scenes_a_batch))
             if full:
-                sizes += [padded(self.sizes[group].max(0))] * (full // scenes_a_batch)
+                sizes += [padded(self.sizes[:, group].max(1))] * (full // scenes_a_batch)
             left_over.append(group[full:])
         rest = np.concatenate(left_over)
         for start in range(0, len(rest) - scenes_a_batch + 1, scenes_a_batch):
             batches.append(rest[start : start + scenes_a_batch])
             sizes.append(largest)
         again = generator.permutation(steps)
-        return np.stack(batches)[again], np.stack(sizes)[again]
+        return np.stack(batches)[again], np.stack(sizes, axis=1)[:, again]
 
 
 def scene_plan(sizes: np.ndarray, batch_size: int) -> list[Samples]:
@@ -190,5 +205,7 @@ def scene_plan(sizes: np.ndarray, batch_size: int) -> list[Samples]:
             chosen = members[start : start + batch_size]
             position[: len(chosen)] = chosen
             seed = np.zeros((batch_size, 2), np.int64)
-            batches.append(Samples(position, seed, np.tile(group, (batch_size, 1)).astype(np.int32)))
+            resized = np.zeros((batch_size, 2), np.int32)
+            resized[: len(chosen)] = sizes[chosen]
+            batches.append(Samples(position, seed, resized, np.tile(group, (batch_size, 1)).astype(np.int32)))
     return batches

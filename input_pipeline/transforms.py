@@ -2,7 +2,7 @@
 
 The chains are those of SPNet (https://arxiv.org/abs/2412.05433, released code):
 
-* `window`: window resize, flip. For training on whole scenes.
+* `window`: window resize, to one of several scales where there are `scales`, flip. For training on whole scenes.
 * `rrc2`: window resize, pad to three times the crop, focused or safe crop, flip. For fine-tuning.
 * `rrc_scale`: random scale, pad to four times the crop, the same crops, flip. For pre-training.
 
@@ -34,6 +34,8 @@ class Augmentation:
     Attributes:
       name: one of `AUGMENTATIONS`.
       crop: (height, width) of the result; not used by "window".
+      scales: (short side, longest long side) of window resizes, one of which is drawn for each batch; () is the run's
+        own resize. Not for rrc_scale.
       scale_range: least and greatest factor of rrc_scale's random scale. The released code means (0.5, 2)
         and the paper says so, but the library it calls adds 1 to both.
       pad: colour around the scene; "mean" is ImageNet's mean colour, "minimum" the darkest normalised value
@@ -47,6 +49,7 @@ class Augmentation:
     scale_range: tuple[float, float] = (1.5, 3.0)
     pad: str = "mean"
     photometric: float = 0.0
+    scales: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_phase(cls, phase: Any) -> "Augmentation":
@@ -59,6 +62,7 @@ class Augmentation:
             tuple(phase.get("scale_range", cls.scale_range)),
             phase.get("pad", cls.pad),
             float(phase.get("photometric", cls.photometric)),
+            tuple(tuple(scale) for scale in phase.get("scales", cls.scales)),
         )
         augmentation._check()
         return augmentation
@@ -72,6 +76,15 @@ class Augmentation:
             raise ConfigError(f"crop is {self.crop}; {self.name} wants a side or (height, width) in pixels")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ConfigError(f"scale_range is {self.scale_range}; wanted are two factors above 0, ascending")
+        if self.scales and self.name == "rrc_scale":
+            raise ConfigError(
+                f"scales are {self.scales}, but rrc_scale draws from scale_range; leave them out"
+            )
+        for scale in self.scales:
+            if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+                raise ConfigError(
+                    f"scales has {scale}; wanted are pairs (short side, longest long side) in pixels"
+                )
         if not 0 <= self.photometric < 1:
             raise ConfigError(f"photometric is {self.photometric}; wanted is a number in 0 .. 1, 1 left out")
 

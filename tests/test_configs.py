@@ -4,9 +4,12 @@ import jax
 import pytest
 
 from configs import (
+    alignps,
+    alignps_plus,
     datasets,
     nae,
     oim,
+    roi_alignps,
     seqnet,
     spnet_base,
     spnet_oc,
@@ -40,7 +43,9 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
     )
 
 
-@pytest.mark.parametrize("config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim])
+@pytest.mark.parametrize(
+    "config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim, alignps, roi_alignps]
+)
 def test_what_ends_in_a_search_is_not_trained_on_coco_persons(config):
     with pytest.raises(
         ConfigError, match=r"coco_persons is for pre-training alone, .* spnet_oc\.py:coco_persons"
@@ -147,3 +152,101 @@ def test_the_ways_to_train_the_trunk_in_pretraining_are_values_of_the_configurat
         trained = system.trainable(params)["backbone"]
         assert {"backbone" if leaf else "frozen" for leaf in jax.tree.leaves(trained)} == groups
         assert system.needs_weights == ("model.lwf" in changes)
+
+
+def test_alignps_has_the_released_settings():
+    for module, name, decay in (
+        (alignps, "prw", 1e-3),
+        (alignps_plus, "prw", 7e-4),
+        (alignps, "cuhk_sysu", 1e-4),
+    ):
+        config = module.get_config(name)
+        train, model = config.train, config.model
+        assert (train.optimizer, train.learning_rate, train.weight_decay, train.clip_norm) == (
+            "sgd",
+            0.001,
+            decay,
+            35,
+        )
+        assert (train.batch_size, train.epochs, train.milestones) == (4, 24, (16, 22))
+        assert (train.warmup_steps, train.warmup_start, train.bias_rate, train.decay_biases) == (
+            500,
+            1 / 3,
+            2,
+            False,
+        )
+        assert (model.trunk, model.deformable_stages, model.width) == (
+            "resnet50_caffe",
+            (2, 3, 4) if module is alignps_plus else (),
+            256,
+        )
+        assert train.decay_norm_biases and len(train.scales) == 6 and train.scales[-1] == (1200, 2000)
+        assert config.data.resize == (900, 1500)
+        prw = name == "prw"
+        assert (model.oim_scale, model.normalise_table, model.triplet, model.queue_size) == (
+            (15, True, "none", 500) if prw else (10, False, "table", 5000)
+        )
+        assert (config.eval.query, config.eval.score_threshold) == ("best_detection", 0.15 if prw else 0.2)
+
+
+@pytest.mark.parametrize("dataset", [name for name in datasets.DATASETS if name not in datasets.PRETRAINING])
+@pytest.mark.parametrize("module", [alignps, alignps_plus])
+def test_every_configuration_of_alignps_makes_its_model(module, dataset):
+    config = module.get_config(dataset)
+    system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+    assert config.is_locked and system.search_mode == "oc"
+    stage = system.template["params"]["backbone"]["stage3"]["block0"]
+    assert ("offset" in stage.get("conv2", {})) == (module is alignps_plus)
+
+
+def test_roi_alignps_has_the_released_settings():
+    for name in ("prw", "cuhk_sysu"):
+        config = roi_alignps.get_config(name)
+        train, model = config.train, config.model
+        assert (train.optimizer, train.learning_rate, train.weight_decay, train.clip_norm) == (
+            "sgd",
+            0.0015,
+            5e-4,
+            10,
+        )
+        assert (train.batch_size, train.epochs, train.milestones) == (5, 24, (16, 22))
+        assert (train.warmup_steps, train.warmup_start, train.bias_rate, train.decay_biases) == (
+            1141,
+            1 / 200,
+            1,
+            True,
+        )
+        assert (model.trunk, model.width, model.triplet, model.oim_scale) == (
+            "resnet50_caffe",
+            256,
+            "table",
+            10,
+        )
+        assert (model.mean_over_known, model.normalise_table, model.box_oim_scale) == (True, False, 30)
+        assert (model.train_proposals, model.proposal_samples, model.samples_per_image) == (
+            (12000, 2000),
+            256,
+            128,
+        )
+        assert model.queue_size == {"prw": 500, "cuhk_sysu": 5000}[name]
+        weights = (model.mutual_information_weight, model.divergence_weight, model.cosine_weight)
+        assert weights == (0.2, 0, 0) and (model.train_boxes, model.branch) == ("proposals", "both")
+        threshold = {"prw": 0.15, "cuhk_sysu": 0.2}[name]
+        assert (config.eval.query, config.eval.score_threshold) == ("best_detection", threshold)
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
+def test_every_configuration_of_roi_alignps_makes_its_model(dataset):
+    """On two cores with MobileNetV2, whose last stage the box branch has once more."""
+    for name in [name for name in datasets.DATASETS if name not in datasets.PRETRAINING]:
+        assert roi_alignps.get_config(name).is_locked
+    config = roi_alignps.get_config(dataset)
+    system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+    assert system.search_mode == "oc" and set(config.eval.model) <= set(system.test_options)
+    params = system.template["params"]
+    shapes = [
+        jax.tree.map(lambda leaf: leaf.shape, tree)
+        for tree in (params["reid_head"]["last_stage"], params["backbone"]["stage4"])
+    ]
+    assert shapes[0] == shapes[1]
+    assert config.train.batch_size == (4 if dataset == "streets" else 5)

@@ -30,26 +30,37 @@ SWIN_FAMILIES: dict[str, dict[str, Any]] = {
     "solider_swin": {"semantic_weight": 0.6, "stochastic_depth": 0.1},
 }
 SWINS = tuple(f"{family}_{size}" for family in SWIN_FAMILIES for size in SWIN_SIZES)
-TRUNKS = ("resnet50", "convnext_tiny", "convnext_base", "mobilenet_v2", *SWINS)
+TRUNKS = ("resnet50", "resnet50_caffe", "convnext_tiny", "convnext_base", "mobilenet_v2", *SWINS)
+
+# Mean and deviation of the RGB channels in 0 .. 1 that Caffe's weights want: 123.675, 116.28, 103.53 of 255, and none.
+CAFFE_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
 def build_trunk(name: str, **options: Any) -> nn.Module:
     """Builds a trunk by its torchvision name (sizes written out; "solider_swin_..." are SOLIDER's).
 
+    "resnet50_caffe" is the ResNet-50 of Detectron: version 1, whose weights want pixels with the mean of
+    `CAFFE_MEAN` and deviation `CAFFE_STD`.
+
     Args:
       name: one of `TRUNKS`.
-      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt and Swin `stochastic_depth`).
+      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt and Swin `stochastic_depth`, for ResNet
+        `deformable_stages`).
 
     Returns:
       The Linen module.
 
     Raises:
-      ConfigError: if there is no such trunk, or it has no stochastic depth.
+      ConfigError: if there is no such trunk, it has no stochastic depth or no deformable stages.
     """
-    if "stochastic_depth" in options and name in ("resnet50", "mobilenet_v2"):
+    resnet = name in ("resnet50", "resnet50_caffe")
+    if "stochastic_depth" in options and (resnet or name == "mobilenet_v2"):
         raise ConfigError(f"trunk {name!r} has no stochastic depth; leave stochastic_depth out.")
-    if name == "resnet50":
-        return ResNet(depths=(3, 4, 6, 3), **options)
+    if "deformable_stages" in options and not resnet:
+        raise ConfigError(f"trunk {name!r} has no deformable stages; use resnet50 or resnet50_caffe.")
+    if resnet:
+        return ResNet(depths=(3, 4, 6, 3), stride_in_first=name == "resnet50_caffe", **options)
     if name == "convnext_tiny":
         return ConvNeXt(depths=(3, 3, 9, 3), widths=(96, 192, 384, 768), **options)
     if name == "convnext_base":

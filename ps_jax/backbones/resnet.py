@@ -1,4 +1,4 @@
-"""ResNet with bottleneck blocks, version 1.5."""
+"""ResNet with bottleneck blocks: version 1.5, and the first one as Caffe and Detectron have it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ps_jax.backbones.classifier import TrunkClassifier
-from ps_jax.layers import BatchNorm, Conv, kaiming_normal_fan_out
+from ps_jax.layers import BatchNorm, Conv, DeformableConv, kaiming_normal_fan_out
 
 EXPANSION = 4
 
@@ -21,6 +21,8 @@ class Bottleneck(nn.Module):
       width: channels of the 3x3 convolution; the block returns 4 times as many.
       stride: step of the 3x3 convolution and of the shortcut.
       project_shortcut: pass the shortcut through a 1x1 convolution (first block of a stage).
+      stride_in_first: the first 1x1 convolution carries the stride (He et al. 2016, and Caffe's weights).
+      deformable: the 3x3 convolution is a modulated deformable one, whose offsets start at zero.
       axis_name: device axis that batch statistics are shared over.
       dtype: type of the computation; None takes the input's.
     """
@@ -28,6 +30,8 @@ class Bottleneck(nn.Module):
     width: int
     stride: int = 1
     project_shortcut: bool = False
+    stride_in_first: bool = False
+    deformable: bool = False
     axis_name: str | None = None
     dtype: Any = None
 
@@ -41,20 +45,17 @@ class Bottleneck(nn.Module):
             conv_name, norm_name = (
                 (f"conv{index}", f"norm{index}") if index else ("shortcut_conv", "shortcut_norm")
             )
-            x = Conv(
-                features,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                use_bias=False,
-                kernel_init=kaiming_normal_fan_out(),
-                dtype=self.dtype,
-                name=conv_name,
-            )(x)
+            options = {"stride": stride, "use_bias": False, "dtype": self.dtype, "name": conv_name}
+            options["kernel_init"] = kaiming_normal_fan_out()
+            if self.deformable and index == 2:
+                x = DeformableConv(features, kernel_size, modulated=True, **options)(x)
+            else:
+                x = Conv(features, kernel_size, padding=kernel_size // 2, **options)(x)
             return BatchNorm(axis_name=self.axis_name, name=norm_name)(x, use_running_average=not train)
 
-        result = jax.nn.relu(conv_norm(1, x, self.width, 1))
-        result = jax.nn.relu(conv_norm(2, result, self.width, 3, self.stride))
+        first, second = (self.stride, 1) if self.stride_in_first else (1, self.stride)
+        result = jax.nn.relu(conv_norm(1, x, self.width, 1, first))
+        result = jax.nn.relu(conv_norm(2, result, self.width, 3, second))
         result = conv_norm(3, result, EXPANSION * self.width, 1)
         if self.project_shortcut:
             x = conv_norm(0, x, EXPANSION * self.width, 1, self.stride)
@@ -68,6 +69,7 @@ class ResNetStage(nn.Module):
       blocks: how many.
       width: channels of the 3x3 convolutions; the stage returns 4 times as many.
       stride: step of the first block.
+      stride_in_first, deformable: see `Bottleneck`.
       axis_name: device axis that batch statistics are shared over.
       dtype: type of the computation; None takes the input's.
     """
@@ -75,6 +77,8 @@ class ResNetStage(nn.Module):
     blocks: int
     width: int
     stride: int = 2
+    stride_in_first: bool = False
+    deformable: bool = False
     axis_name: str | None = None
     dtype: Any = None
 
@@ -88,6 +92,8 @@ class ResNetStage(nn.Module):
                 self.width,
                 stride=self.stride if index == 0 else 1,
                 project_shortcut=index == 0,
+                stride_in_first=self.stride_in_first,
+                deformable=self.deformable,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=f"block{index}",
@@ -101,6 +107,8 @@ class ResNet(nn.Module):
     Attributes:
       depths: blocks of the four stages; (3, 4, 6, 3) is ResNet-50.
       stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
+      stride_in_first: see `Bottleneck`; True is Caffe's ResNet.
+      deformable_stages: numbers, from 1, of the stages whose 3x3 convolutions are deformable.
       axis_name: device axis that batch statistics are shared over.
       dtype: type of the computation and the features; None takes the image's. Parameters and batch
         statistics are float32.
@@ -108,6 +116,8 @@ class ResNet(nn.Module):
 
     depths: Sequence[int] = (3, 4, 6, 3)
     stages: int = 4
+    stride_in_first: bool = False
+    deformable_stages: Sequence[int] = ()
     axis_name: str | None = None
     dtype: Any = None
 
@@ -122,6 +132,8 @@ class ResNet(nn.Module):
             self.depths[index],
             64 * 2**index,
             stride=1 if index == 0 else 2,
+            stride_in_first=self.stride_in_first,
+            deformable=index + 1 in self.deformable_stages,
             axis_name=self.axis_name,
             dtype=self.dtype,
             name=name,

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = True) -> np.ndarray:
     # float32 throughout and rounding half to even: the anchors of published weights are made so.
     root = np.sqrt(np.asarray(ratios, np.float32))
     scale = np.asarray(sizes, np.float32)
     height = (root[:, None] * scale).ravel()
     width = ((np.float32(1) / root)[:, None] * scale).ravel()
-    return np.round(np.stack([-width, -height, width, height], axis=1) / np.float32(2))
+    anchors = np.stack([-width, -height, width, height], axis=1) / np.float32(2)
+    return np.round(anchors) if rounded else anchors
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Float[Array, "anchors 4"]:
@@ -34,6 +35,7 @@ def pyramid_anchors(
     feature_sizes: Sequence[tuple[int, int]],
     sizes: Sequence[Sequence[float]],
     ratios: Sequence[float],
+    rounded: bool = True,
 ) -> Float[Array, "anchors 4"]:
     """Anchors of all levels of a pyramid; all arguments are static, so the result is a constant.
 
@@ -45,6 +47,7 @@ def pyramid_anchors(
       feature_sizes: (height, width) of each level's map.
       sizes: anchor sizes of each level.
       ratios: height over width, the same for all levels.
+      rounded: corners of the anchors of a cell are whole numbers (torchvision); False: as they come (MMDetection).
 
     Returns:
       f32[total, 4]: level by level, row by row, cell by cell, then as `cell_anchors` orders them.
@@ -60,5 +63,5 @@ def pyramid_anchors(
         x = np.arange(columns, dtype=np.float32) * (image_size[1] // columns)
         grid_x, grid_y = np.meshgrid(x, y)
         shift = np.stack([grid_x, grid_y, grid_x, grid_y], axis=-1)
-        levels.append((shift[:, :, None] + _cell_anchors(level_sizes, ratios)).reshape(-1, 4))
+        levels.append((shift[:, :, None] + _cell_anchors(level_sizes, ratios, rounded)).reshape(-1, 4))
     return jnp.asarray(np.concatenate(levels))

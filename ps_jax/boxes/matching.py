@@ -16,6 +16,7 @@ def match_anchors(
     high: float,
     low: float,
     allow_low_quality: bool,
+    least: float = 0.0,
 ) -> Int[Array, " anchors"]:
     """Matches every anchor with an annotated box by overlap, as torchvision's Matcher.
 
@@ -29,6 +30,7 @@ def match_anchors(
       high: least overlap of a match.
       low: least overlap of an anchor that is not background.
       allow_low_quality: whether a box keeps its best anchors even below `high`.
+      least: overlap that these must have.
 
     Returns:
       i32[M]: a row of `iou`, `BACKGROUND` or `IGNORED`. Without any valid box all anchors are background.
@@ -48,6 +50,6 @@ def match_anchors(
     matched = jnp.where(best_iou < low, BACKGROUND, jnp.where(best_iou < high, IGNORED, best_box))
     if allow_low_quality:
         best_of_box = iou.max(axis=1, keepdims=True)
-        is_best = jnp.any((iou == best_of_box) & gt_valid[:, None], axis=0)
+        is_best = jnp.any((iou == best_of_box) & (best_of_box >= least) & gt_valid[:, None], axis=0)
         matched = jnp.where(is_best, best_box, matched)
     return matched

@@ -71,12 +71,12 @@ def _sheet(numbers: list[int], split: Split, task: SearchTask, search: SearchRes
         verdict = f"average precision {100 * ranking.ap:.1f} %, {ranking.found} of {ranking.positives} found"
         draw.text((GAP + draw.textlength(heading, font(16)) + 16, top + 6), verdict, PALE, font(14))
         top += HEADING
-        _place(sheet, draw, (GAP, top), tiles[number, "query"], QUERY, "query", query.scene)
+        place_tile(sheet, draw, (GAP, top), tiles[number, "query"], QUERY, "query", query.scene)
         left = 2 * GAP + TILE[0]
         if (number, "positive") in tiles:
             items = task.items[number]
             scene = split.scenes[items.scene[items.positive[0]]].name
-            _place(sheet, draw, (left, top), tiles[number, "positive"], QUERY, "to be found", scene)
+            place_tile(sheet, draw, (left, top), tiles[number, "positive"], QUERY, "to be found", scene)
         else:
             draw.text((left, top + TILE[1] // 2), "nobody to find", PALE, font(14))
         answers = left + TILE[0] + 3 * GAP
@@ -86,13 +86,13 @@ def _sheet(numbers: list[int], split: Split, task: SearchTask, search: SearchRes
             left = answers + place * (TILE[0] + GAP)
             title = f"{place + 1}.  {ranking.similarity[place]:.3f}"
             color = RIGHT if right else WRONG
-            _place(sheet, draw, (left, top), tiles[number, place], color, title, split.scenes[scene].name)
+            place_tile(sheet, draw, (left, top), tiles[number, place], color, title, split.scenes[scene].name)
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _place(
+def place_tile(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
@@ -101,7 +101,7 @@ def _place(
     title: str,
     scene: str,
 ) -> None:
-    """Puts one person on the sheet, with the box, a frame and a caption of two lines."""
+    """Puts one person (a tile and its box) on a sheet, with the box, a frame and a caption of two lines."""
     picture, (x1, y1, x2, y2) = tile[0].copy(), tile[1]
     on_tile = ImageDraw.Draw(picture)
     on_tile.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=color, width=2)

@@ -21,6 +21,7 @@ from ps_jax.evaluation.inference import (
     CompiledSystem,
     Findings,
     FoundByQuery,
+    SideBySide,
     run_object_centric,
     run_query_centric,
 )
@@ -36,8 +37,9 @@ Answers = Iterator[tuple[DetectionTable, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """Everything known while a result is made."""
+    """Everything known while a result is made; `system` has the options of the evaluation."""
 
+    system: Any
     split: Split
     settings: Settings
     tasks: tuple[SearchTask, ...]
@@ -57,6 +59,7 @@ def evaluate(
     partition: str = "test",
     provenance: Mapping[str, Any] | None = None,
     detector: tuple[Any, Any] | None = None,
+    beside: tuple[Any, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a system and writes `results.json`, pictures and `index.html`.
 
@@ -70,6 +73,7 @@ def evaluate(
       provenance: what made the variables (checkpoint step, hash of the configuration, ...), kept in the
         result.
       detector: another system and its variables, whose detections the first one embeds in place of its own.
+      beside: another system and its variables, whose embeddings of the same boxes lie beside the first one's.
 
     Returns:
       The results: "search" (mAP, top1, top5, top10 by gallery), "search_true_boxes", "search_cbgm" and
@@ -79,59 +83,8 @@ def evaluate(
     Raises:
       PersonSearchError: options, data or weights are not as they should be.
     """
-    settings = Settings.of(config)
-    if settings.mode == "auto":
-        settings = replace(settings, mode=system.search_mode)
-    if settings.mode == "qc" and not hasattr(system.module, "find"):
-        raise ConfigError('eval.mode: this system has no query-centric search; use "oc"')
-    for name in settings.model.keys() - set(system.test_options):
-        raise ConfigError(
-            f"eval.model.{name}: {system.name} has no such option for testing; there are "
-            f"{', '.join(system.test_options)}"
-        )
-    system = system.changed(score_threshold=settings.least_score, **settings.model)
-    split = source.split(partition)
-    tasks = tuple(
-        search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
-        for name in gallery_names(split, settings.galleries)
-    )
-    queries = tuple(dict.fromkeys(query for task in tasks for query in task.queries))
-    numbers = {query: number for number, query in enumerate(queries)}
-    compiled = CompiledSystem(system, variables)
-    other = None
-    if detector is not None:
-        if settings.mode == "qc":
-            raise ConfigError(
-                'a detector of its own goes with detections that need no query: use eval.mode "oc"'
-            )
-        other = CompiledSystem(detector[0].changed(score_threshold=settings.least_score), detector[1])
-    findings = run_object_centric(
-        compiled,
-        source,
-        split,
-        queries,
-        query_rule=settings.query,
-        true_boxes=settings.true_boxes,
-        batch_size=settings.batch_size,
-        detect=settings.mode == "oc",
-        detector=other,
-    )
-    by_query = None
-    if settings.mode == "qc":
-        by_query = run_query_centric(
-            compiled,
-            source,
-            split,
-            findings,
-            _relevant_queries(split, tasks, numbers),
-            similarity=settings.similarity,
-            branches=settings.branches,
-            score_threshold=settings.least_score,
-            batch_size=settings.batch_size,
-            query_chunk=settings.query_chunk,
-        )
-    case = _Case(split, settings, tasks, queries, numbers, findings, by_query)
-
+    case = _case(system, variables, source, config, partition, detector, beside)
+    split, settings, tasks = case.split, case.settings, case.tasks
     detections = _detection(case)
     searches = {task.name: evaluate_search(task, _answers(case, task), settings.iou) for task in tasks}
     results: dict[str, Any] = {
@@ -157,11 +110,11 @@ def evaluate(
         }
     results["detection"] = _detection_numbers(case, detections)
     results["sizes"] = _galleries_by_size(tasks)
-    results["settings"] = settings.printed | _model_settings(system)
+    results["settings"] = settings.printed | _model_settings(case.system)
     results["versions"] = _versions() | dict(provenance or {})
     print(format_table(results))
     if out_dir is not None:
-        first = next((task for task in tasks if task.name == split.default_gallery), tasks[0])
+        first = _default_task(case)
         write_report(
             Path(out_dir),
             results,
@@ -173,6 +126,101 @@ def evaluate(
             pictures=settings.pictures,
         )
     return results
+
+
+def default_search(
+    system: Any,
+    variables: Any,
+    source: Any,
+    config: ConfigDict | Mapping[str, Any],
+    *,
+    partition: str = "test",
+) -> tuple[Split, SearchTask, SearchResult]:
+    """How every query of the default gallery went, where `evaluate` gives the means.
+
+    Args:
+      system, variables, source, config, partition: see `evaluate`.
+
+    Returns:
+      The records, the task, and its rankings.
+
+    Raises:
+      PersonSearchError: options, data or weights are not as they should be.
+    """
+    case = _case(system, variables, source, config, partition)
+    task = _default_task(case)
+    return case.split, task, evaluate_search(task, _answers(case, task), case.settings.iou)
+
+
+def _case(
+    system: Any,
+    variables: Any,
+    source: Any,
+    config: ConfigDict | Mapping[str, Any],
+    partition: str,
+    detector: tuple[Any, Any] | None = None,
+    beside: tuple[Any, Any] | None = None,
+) -> _Case:
+    """Runs the system over the scenes; arguments as of `evaluate`."""
+    settings = Settings.of(config)
+    if settings.mode == "auto":
+        settings = replace(settings, mode=system.search_mode)
+    if settings.mode == "qc" and not hasattr(system.module, "find"):
+        raise ConfigError('eval.mode: this system has no query-centric search; use "oc"')
+    for name in settings.model.keys() - set(system.test_options):
+        raise ConfigError(
+            f"eval.model.{name}: {system.name} has no such option for testing; there are "
+            f"{', '.join(system.test_options)}"
+        )
+    system = system.changed(score_threshold=settings.least_score, **settings.model)
+    split = source.split(partition)
+    tasks = tuple(
+        search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
+        for name in gallery_names(split, settings.galleries)
+    )
+    queries = tuple(dict.fromkeys(query for task in tasks for query in task.queries))
+    numbers = {query: number for number, query in enumerate(queries)}
+    compiled = CompiledSystem(system, variables)
+    if settings.mode == "qc" and (detector is not None or beside is not None):
+        raise ConfigError(
+            "a detector of its own, or embeddings beside, go with detections that need no query: use eval.mode "
+            '"oc"'
+        )
+    pair = None if beside is None else SideBySide(compiled, CompiledSystem(*beside))
+    other = None
+    if detector is not None:
+        other = CompiledSystem(detector[0].changed(score_threshold=settings.least_score), detector[1])
+    findings = run_object_centric(
+        pair or compiled,
+        source,
+        split,
+        queries,
+        query_rule=settings.query,
+        true_boxes=settings.true_boxes,
+        batch_size=settings.batch_size,
+        detect=settings.mode == "oc",
+        detector=other,
+    )
+    by_query = None
+    if settings.mode == "qc":
+        by_query = run_query_centric(
+            compiled,
+            source,
+            split,
+            findings,
+            _relevant_queries(split, tasks, numbers),
+            similarity=settings.similarity,
+            branches=settings.branches,
+            score_threshold=settings.least_score,
+            batch_size=settings.batch_size,
+            query_chunk=settings.query_chunk,
+        )
+    return _Case(system, split, settings, tasks, queries, numbers, findings, by_query)
+
+
+def _default_task(case: _Case) -> SearchTask:
+    """The search in the default gallery, or in the first one where that was not asked for."""
+    return next((task for task in case.tasks if task.name == case.split.default_gallery), case.tasks[0])
 
 
 def _model_settings(system: Any) -> dict[str, Any]:

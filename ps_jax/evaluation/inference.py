@@ -77,6 +77,30 @@ class CompiledSystem:
         return self._functions["look"](self._variables, batch.scenes)
 
 
+class SideBySide:
+    """Two compiled systems in the place of one: detections of the first, embeddings of both side by side.
+
+    Each system's embeddings are of unit length, so that none outweighs the other's. Only for what needs no query.
+    """
+
+    def __init__(self, first: CompiledSystem, second: CompiledSystem):
+        self._first, self._second = first, second
+
+    def __call__(self, name: str, batch: Batch, *boxes: np.ndarray) -> Any:
+        """Runs "detect", "embed" or "detect_and_embed" on a batch; returns host arrays."""
+        if name == "embed":
+            return _beside(self._first(name, batch, *boxes), self._second(name, batch, *boxes))
+        found = self._first("detect", batch)
+        embedding = _beside(found.embedding, _embedded(self._second, batch, found))
+        found = found._replace(embedding=np.where(found.valid[..., None], embedding, np.float32(0)))
+        return (found, self("embed", batch, *boxes)) if name == "detect_and_embed" else found
+
+
+def _beside(*embeddings: np.ndarray) -> np.ndarray:
+    rows = [unit_rows(x.reshape(-1, x.shape[-1])).reshape(x.shape) for x in embeddings]
+    return np.concatenate(rows, axis=-1).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What a system makes of a partition, independent of any query.
@@ -128,7 +152,7 @@ class BoxRequests:
 
 
 def run_object_centric(
-    compiled: CompiledSystem,
+    compiled: CompiledSystem | SideBySide,
     source: Any,
     split: Split,
     queries: Sequence[Query],
@@ -142,7 +166,7 @@ def run_object_centric(
     """Detects everybody in every scene, embeds the queries and, where asked for, the annotated people.
 
     Args:
-      compiled: the system.
+      compiled: the system, or two of them.
       source: yields the scenes: `source.scene_batches(partition, batch_size=...)`.
       split: the partition's records.
       queries: Q queries.
@@ -200,9 +224,16 @@ def run_object_centric(
     )
 
 
-def _detected_by(detector: CompiledSystem, compiled: CompiledSystem, batch: Batch) -> Detections:
+def _detected_by(
+    detector: CompiledSystem | SideBySide, compiled: CompiledSystem | SideBySide, batch: Batch
+) -> Detections:
     """What one system detects, as another one embeds it."""
     found = detector("detect", batch)
+    return found._replace(embedding=_embedded(compiled, batch, found))
+
+
+def _embedded(compiled: CompiledSystem | SideBySide, batch: Batch, found: Detections) -> np.ndarray:
+    """f32[scenes, detections, width], a system's embeddings of what has been detected; zeros behind the last one."""
     slots = found.box.shape[1]
     used = found.valid.nonzero()[1].max(initial=0) + 1
     boxes = np.pad(found.box, ((0, 0), (0, -slots % MAX_BOX_CHUNK), (0, 0)))
@@ -212,7 +243,7 @@ def _detected_by(detector: CompiledSystem, compiled: CompiledSystem, batch: Batc
     ]
     embedding = np.zeros((*boxes.shape[:2], embedded[0].shape[-1]), np.float32)
     embedding[:, : len(embedded) * MAX_BOX_CHUNK] = np.concatenate(embedded, axis=1)
-    return found._replace(embedding=embedding[:, :slots])
+    return embedding[:, :slots]
 
 
 def _query_vectors(

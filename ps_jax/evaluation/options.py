@@ -55,6 +55,9 @@ def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Na
     option("--cbgm_grid", type=_grid, metavar="K1,..xK2,..", help="the same for all pairs: 10,20,30x2,3,4")
     option("--cbgm_candidates", choices=CANDIDATES, help="k1 counts detections (released) or scenes (paper)")
     option("--detector", type=Path, help="work directory of another training, whose detections are embedded")
+    option(
+        "--beside", type=Path, help="work directory of another training, whose embeddings lie beside these"
+    )
     return parser.parse_known_args(arguments)
 
 
@@ -123,9 +126,11 @@ def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes:
         value = getattr(options, name)
         if value is not None:
             words.append(f"{name}_{_word(value)}")
-    if options.detector is not None:
-        place = hashlib.sha256(str(options.detector.resolve()).encode()).hexdigest()[:8]
-        words.append(f"detector_{options.detector.name}_{place}")
+    for name in ("detector", "beside"):
+        other = getattr(options, name)
+        if other is not None:
+            place = hashlib.sha256(str(other.resolve()).encode()).hexdigest()[:8]
+            words.append(f"{name}_{other.name}_{place}")
     if options.partition != "test":
         words.append(options.partition)
     if options.checkpoint != "last":

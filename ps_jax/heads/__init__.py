@@ -1,10 +1,14 @@
 """Heads: what looks at feature maps and makes embeddings, scores and box deltas of them."""
 
 from ps_jax.heads.anchor_embedder import AnchorEmbedder as AnchorEmbedder
+from ps_jax.heads.anchor_free import STRUCTURES as STRUCTURES
+from ps_jax.heads.anchor_free import AnchorFreeHead as AnchorFreeHead
+from ps_jax.heads.anchor_free import LocationOutput as LocationOutput
 from ps_jax.heads.box_embedder import BoxEmbedder as BoxEmbedder
 from ps_jax.heads.box_embedder import BoxPooler as BoxPooler
 from ps_jax.heads.box_embedder import LocationEmbedder as LocationEmbedder
 from ps_jax.heads.box_embedder import ReidProjector as ReidProjector
+from ps_jax.heads.box_embedder import RoiSampling as RoiSampling
 from ps_jax.heads.norm_aware import BoxPredictor as BoxPredictor
 from ps_jax.heads.norm_aware import NormalisedBoxRegressor as NormalisedBoxRegressor
 from ps_jax.heads.norm_aware import NormAwareEmbedding as NormAwareEmbedding

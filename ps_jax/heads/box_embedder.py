@@ -7,6 +7,7 @@ Person Search", CVPR 2020.
 """
 
 import contextlib
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,7 +18,23 @@ from ps_jax.heads.row_capacity import apply_to_existing_rows
 from ps_jax.layers import BatchNorm, Linear, StochasticDepth, normal
 
 ROI_SIZE = (14, 14)
-SAMPLING_RATIO = 2
+
+
+class RoiSampling(NamedTuple):
+    """How RoIAlign samples a bin; see `kernels.roi_align`.
+
+    Attributes:
+      ratio: samples along each side; 0: as many as the bin has cells.
+      aligned: the centre of the first cell lies at half a cell.
+      most: with ratio 0, no more than so many.
+    """
+
+    ratio: int = 2
+    aligned: bool = False
+    most: int | None = None
+
+
+TORCHVISION_SAMPLING = RoiSampling()
 
 
 def on_boxes(valid: Bool[Array, " row"], number: Int[Array, " row"]) -> contextlib.AbstractContextManager:
@@ -108,8 +125,9 @@ def pool_boxes(
     train: bool,
     number: Int[Array, " row"] | None = None,
     sparse: bool = True,
+    sampling: RoiSampling = TORCHVISION_SAMPLING,
 ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
-    """RoIAlign to 14x14 (sampling ratio 2, not aligned) and the embedder's last stage.
+    """RoIAlign to 14x14 and the embedder's last stage.
 
     Args:
       embedder: the bound module, whose `last_stage`, `stride` and `axis_name` are used.
@@ -120,6 +138,7 @@ def pool_boxes(
       train: normalise with the statistics of all valid boxes of this call.
       number: of each box among those of all devices, for what is drawn at random; default: its place.
       sparse: see `apply_to_existing_rows`.
+      sampling: of RoIAlign; the default is torchvision's of most person-search systems.
 
     Returns:
       The global maxima of each box's patch before and after the last stage, the means where that is `average_pooled`
@@ -134,9 +153,9 @@ def pool_boxes(
             scene,
             output_size=ROI_SIZE,
             spatial_scale=1.0 / module.stride,
-            sampling_ratio=SAMPLING_RATIO,
-            aligned=False,
-            max_sampling=None,
+            sampling_ratio=sampling.ratio,
+            aligned=sampling.aligned,
+            max_sampling=sampling.most,
             valid=valid,
         )
         with on_boxes(valid, number):
@@ -161,11 +180,13 @@ class BoxPooler(nn.Module):
       last_stage: a trunk's `last_stage()`, weights of its own.
       stride: pixels of the image per position of the map.
       axis_name: device axis.
+      sampling: of RoIAlign.
     """
 
     last_stage: nn.Module
     stride: int = 16
     axis_name: str | None = None
+    sampling: RoiSampling = TORCHVISION_SAMPLING
 
     def __call__(
         self,
@@ -177,7 +198,9 @@ class BoxPooler(nn.Module):
         number: Int[Array, " row"] | None = None,
     ) -> tuple[Float[Array, "row channel"], Float[Array, "row deep_channel"]]:
         """See `pool_boxes`. There are nearly always as many boxes to train on as were asked for."""
-        return pool_boxes(self, features, boxes, scene, valid, train, number, sparse=False)
+        return pool_boxes(
+            self, features, boxes, scene, valid, train, number, sparse=False, sampling=self.sampling
+        )
 
 
 class BoxEmbedder(nn.Module):

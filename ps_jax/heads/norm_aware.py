@@ -62,19 +62,22 @@ class NormalisedBoxRegressor(nn.Module):
 
     Attributes:
       axis_name: device axis that batch statistics are shared over.
+      class_agnostic: there is one set of deltas, not one for background and one for a person.
     """
 
     axis_name: str | None = None
+    class_agnostic: bool = False
 
     @nn.compact
     def __call__(
         self, deep: Float[Array, "row channel"], valid: Bool[Array, " row"], train: bool
     ) -> Float[Array, "row 4"]:
         """f32 deltas for the box coder with weights (10, 10, 5, 5)."""
-        linear = Linear(8, kernel_init=normal(0.01), bias_init=nn.initializers.zeros, name="linear")
+        outputs = 4 if self.class_agnostic else 8
+        linear = Linear(outputs, kernel_init=normal(0.01), bias_init=nn.initializers.zeros, name="linear")
         deltas = linear(deep.astype(jnp.float32))
         norm = BatchNorm(scale_init=normal(0.01), axis_name=self.axis_name, name="norm")
-        return norm(deltas, use_running_average=not train, mask=valid)[:, 4:]
+        return norm(deltas, use_running_average=not train, mask=valid)[:, -4:]
 
 
 class BoxPredictor(nn.Module):

@@ -15,7 +15,7 @@ from ps_jax.boxes import clip_boxes, decode, encode, large_enough, take
 from ps_jax.layers import Conv, normal
 from ps_jax.losses import smooth_l1
 
-LEAST_SIDE = 1e-3  # pixels of a proposal
+LEAST_SIDE = 1e-3  # pixels of a proposal in torchvision
 _INIT: dict[str, Any] = {"kernel_init": normal(0.01), "bias_init": nn.initializers.zeros}
 
 
@@ -59,6 +59,7 @@ def choose_proposals(
     before_nms: int,
     after_nms: int,
     nms_threshold: float,
+    least_side: float = LEAST_SIDE,
 ) -> tuple[Float[Array, "batch proposal 4"], Bool[Array, "batch proposal"]]:
     """The most promising boxes of every scene, without duplicates, best first; no gradient passes.
 
@@ -69,6 +70,7 @@ def choose_proposals(
       before_nms: how many anchors of a scene are looked at.
       after_nms: how many proposals of a scene to keep.
       nms_threshold: overlap above which the lower objectness is suppressed.
+      least_side: pixels that a proposal's sides must have; 0 keeps those without area, as MMDetection.
 
     Returns:
       f32 boxes [batch, min(before_nms, after_nms, anchor), 4], zeros where not valid, and which are.
@@ -78,7 +80,7 @@ def choose_proposals(
     box = decode(take(deltas, best), anchors[best])
     box = clip_boxes(box, size)
     # One scene after the other: the overlaps of all pairs are the largest array of the whole system.
-    rows = (box, score, large_enough(box, LEAST_SIDE))
+    rows = (box, score, large_enough(box, least_side))
     kept = jax.lax.map(lambda row: nms(row[0], row[1], row[2], nms_threshold, max_kept=after_nms), rows)
     order = jnp.argsort(~kept, axis=1, stable=True)[:, :after_nms]
     valid = take(kept, order)

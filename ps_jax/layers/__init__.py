@@ -4,6 +4,8 @@ from ps_jax.layers._convolve import convolve as convolve
 from ps_jax.layers.batch_norm import BatchNorm as BatchNorm
 from ps_jax.layers.batch_norm import statistics_per_device as statistics_per_device
 from ps_jax.layers.convolution import Conv as Conv
+from ps_jax.layers.deformable import DeformableConv as DeformableConv
+from ps_jax.layers.group_norm import GroupNorm as GroupNorm
 from ps_jax.layers.initializers import kaiming_normal_fan_out as kaiming_normal_fan_out
 from ps_jax.layers.initializers import kaiming_uniform as kaiming_uniform
 from ps_jax.layers.initializers import normal as normal

@@ -4,7 +4,8 @@ Xiao et al., "Joint Detection and Identification Feature Learning for Person Sea
 SPNet's released code a table row or queue slot that has never been written takes no part, an identity seen
 for the first time gives no loss, and the loss is divided by the number of all rows, unknown people included. In those
 of SeqNet and NAE a slot that has never been written counts as zeros, and the loss is divided by the number of rows of
-known people.
+known people. In that of AlignPS the loss is focal, table and queue may have temperatures of their own, and the table's
+rows are not always normalised again.
 """
 
 from typing import NamedTuple
@@ -68,6 +69,8 @@ def oim_loss(
     memory: InstanceMemory,
     scale: float,
     skip_unwritten: bool = True,
+    queue_scale: float | None = None,
+    focal_gamma: float = 0.0,
 ) -> Float[Array, " row"]:
     """Cross-entropy of every row against the table and the queue.
 
@@ -83,6 +86,8 @@ def oim_loss(
       memory: table and queue, constants for the gradient.
       scale: inverse temperature that multiplies the cosines.
       skip_unwritten: see above.
+      queue_scale: that of the cosines with the queue, where it is another one.
+      focal_gamma: exponent of the factor (1 - p)^gamma of a row whose own identity has probability p (AlignPS: 2).
 
     Returns:
       Loss of each row; 0 for rows of unknown people and rows that do not exist. The mean over all existing
@@ -95,8 +100,15 @@ def oim_loss(
         written = jnp.any(columns != 0.0, axis=-1)
         cosine = jnp.where(written, cosine, -1.0)
         cosine = jnp.where(is_target & ~written, 1.0, cosine)
-    log_probability = jax.nn.log_softmax(scale * cosine, axis=-1)
+    if queue_scale is None:
+        logits = scale * cosine
+    else:
+        in_table = jnp.arange(columns.shape[0]) < memory.lookup_table.shape[0]
+        logits = jnp.where(in_table, scale, queue_scale) * cosine
+    log_probability = jax.nn.log_softmax(logits, axis=-1)
     loss = -jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
+    if focal_gamma:
+        loss = loss * jnp.maximum(-jnp.expm1(-loss), 0.0) ** focal_gamma
     return jnp.where(valid & (identity >= 0), loss, 0.0)
 
 
@@ -106,6 +118,8 @@ def update_memory(
     identity: Int[Array, " row"],
     valid: Bool[Array, " row"],
     momentum: float,
+    normalise_table: bool = True,
+    queue_channels: int | None = None,
 ) -> InstanceMemory:
     """Writes the rows into the memory one after the other, so that repeated identities count in order.
 
@@ -118,13 +132,17 @@ def update_memory(
       identity: 0 .. L-1 for known people, -1 for unknown ones.
       valid: rows that exist; others are skipped.
       momentum: weight of the old table row.
+      normalise_table: see the rule above; False leaves out its normalisation (AlignPS).
+      queue_channels: how many leading channels of a slot are written, the others stay (64 in the released code of
+        AlignPS); None: all.
 
     Returns:
       The memory after the step.
     """
     x = lax.stop_gradient(normalise_rows(embedding))
     order = jnp.argsort(~valid, stable=True)  # existing rows first: the loop below ends after them
-    slots = memory.queue.shape[0]
+    slots, channels = memory.queue.shape
+    channels = channels if queue_channels is None else min(queue_channels, channels)
 
     def write(turn, memory):
         table, queue, header = memory
@@ -133,8 +151,10 @@ def update_memory(
         # Indices beyond the end drop the write.
         person = jnp.where(unknown, table.shape[0], identity[row])
         old = table[jnp.clip(identity[row], 0, table.shape[0] - 1)]
-        table = table.at[person].set(normalise_rows(momentum * old + (1.0 - momentum) * x[row]), mode="drop")
-        queue = queue.at[jnp.where(unknown, header, slots)].set(x[row], mode="drop")
+        moved = momentum * old + (1.0 - momentum) * x[row]
+        table = table.at[person].set(normalise_rows(moved) if normalise_table else moved, mode="drop")
+        slot = jnp.where(unknown, header, slots)
+        queue = queue.at[slot, :channels].set(x[row, :channels], mode="drop")
         return InstanceMemory(table, queue, jnp.where(unknown, (header + 1) % slots, header))
 
     return lax.fori_loop(0, jnp.sum(valid), write, memory)

@@ -8,6 +8,7 @@ from ps_jax.porting.published import published_weights as published_weights
 from ps_jax.porting.rules import Rule as Rule
 from ps_jax.porting.rules import Transform as Transform
 from ps_jax.porting.rules import batch_norm_rules as batch_norm_rules
+from ps_jax.porting.rules import bgr_kernel as bgr_kernel
 from ps_jax.porting.rules import convolution_kernel as convolution_kernel
 from ps_jax.porting.rules import convolution_rules as convolution_rules
 from ps_jax.porting.rules import flatten as flatten

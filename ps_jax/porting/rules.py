@@ -50,6 +50,12 @@ convolution_kernel = Transform(
     lambda tensor: tensor.transpose(2, 3, 1, 0), lambda value: value.transpose(3, 2, 0, 1)
 )
 
+# The same of a first convolution that takes blue, green, red.
+bgr_kernel = Transform(
+    lambda tensor: tensor.transpose(2, 3, 1, 0)[:, :, ::-1],
+    lambda value: np.ascontiguousarray(value[:, :, ::-1].transpose(3, 2, 0, 1)),
+)
+
 # (out, in) -> (in, out).
 linear_kernel = Transform(lambda tensor: tensor.transpose(1, 0), lambda value: value.transpose(1, 0))
 

@@ -6,6 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ps_jax.errors import ConfigError
+from ps_jax.porting.alignps import (
+    alignps_config,
+    alignps_options,
+    alignps_rules,
+    complete_alignps,
+    port_alignps,
+)
+from ps_jax.porting.roi_alignps import (
+    complete_roi_alignps,
+    port_roi_alignps,
+    roi_alignps_config,
+    roi_alignps_options,
+    roi_alignps_rules,
+)
 from ps_jax.porting.rules import Rule
 from ps_jax.porting.seqnet import complete_seqnet, port_seqnet, seqnet_config, seqnet_options, seqnet_rules
 from ps_jax.porting.spnet import port_spnet
@@ -38,6 +52,21 @@ class Source(NamedTuple):
 
 
 SOURCES: dict[str, Source] = {
+    "alignps": Source(
+        config=alignps_config,
+        options=alignps_options,
+        port=port_alignps,
+        rules=alignps_rules,
+        complete=complete_alignps,
+    ),
+    "roi_alignps": Source(
+        config=roi_alignps_config,
+        options=roi_alignps_options,
+        port=port_roi_alignps,
+        rules=roi_alignps_rules,
+        complete=complete_roi_alignps,
+        own=("memory/box_queue_header",),
+    ),
     "seqnet": Source(
         config=seqnet_config,
         options=seqnet_options,

@@ -15,6 +15,8 @@ from ps_jax.errors import ConfigError
 from ps_jax.porting.rules import (
     Rule,
     batch_norm_rules,
+    bgr_kernel,
+    convolution_kernel,
     convolution_rules,
     flatten,
     layer_norm_rules,
@@ -37,6 +39,7 @@ def resnet_stage_rules(torch: str, ours: str) -> list[Rule]:
     """
     block, our_block = f"{torch}{{block}}.", f"{ours}block{{block}}/"
     rules = []
+    rules += convolution_rules(f"{block}conv2.conv_offset", f"{our_block}conv2/offset")  # deformable
     for index in (1, 2, 3):
         rules += convolution_rules(f"{block}conv{index}", f"{our_block}conv{index}")
         rules += batch_norm_rules(f"{block}bn{index}", f"{our_block}norm{index}")
@@ -45,15 +48,17 @@ def resnet_stage_rules(torch: str, ours: str) -> list[Rule]:
     return rules
 
 
-def resnet_rules(torch: str = "", ours: str = "") -> list[Rule]:
+def resnet_rules(torch: str = "", ours: str = "", bgr: bool = False) -> list[Rule]:
     """Rules of a ResNet trunk of any depth.
 
     Args:
       torch: prefix of the trunk in the checkpoint, ending in "." unless empty.
       ours: prefix of the trunk's variables without collection, ending in "/" unless empty.
+      bgr: the checkpoint's first convolution takes blue, green, red; ours always takes red, green, blue.
     """
+    kernel = bgr_kernel if bgr else convolution_kernel
     return [
-        *convolution_rules(f"{torch}conv1", f"{ours}stem_conv"),
+        Rule(f"{torch}conv1.weight", f"params/{ours}stem_conv/kernel", kernel),
         *batch_norm_rules(f"{torch}bn1", f"{ours}stem_norm"),
         *resnet_stage_rules(f"{torch}layer{{stage}}.", f"{ours}stage{{stage}}/"),
     ]
@@ -170,7 +175,7 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
       ConfigError: if there is no table for that trunk.
     """
     if trunk.startswith("resnet"):
-        return resnet_rules(torch or "", ours)
+        return resnet_rules(torch or "", ours, bgr=trunk.endswith("_caffe"))
     if trunk.startswith("solider_swin"):
         if torch is None:
             torch = "backbone." if any(name.startswith("backbone.") for name in names) else ""

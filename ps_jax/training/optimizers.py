@@ -6,11 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ps_jax.errors import ConfigError
 
-START_FRACTION = 1e-3  # warm-up begins at this fraction of the learning rate
+START_FRACTION = (
+    1e-3  # warm-up begins at this fraction of the learning rate, where a phase has no `warmup_start`
+)
 LONGEST_WARMUP = 1000  # steps
 STEP_DOWN = 0.1  # of the learning rate, at each milestone
 MOMENTUM = 0.9  # of SGD
@@ -30,9 +33,13 @@ def warmup_length(phase: Mapping | ConfigDict, steps_per_epoch: int, total_steps
 
 
 def learning_rate_schedule(
-    peak: float, total_steps: int, warmup_steps: int, milestones: Sequence[int] | None = None
+    peak: float,
+    total_steps: int,
+    warmup_steps: int,
+    milestones: Sequence[int] | None = None,
+    warmup_start: float = START_FRACTION,
 ) -> optax.Schedule:
-    """Linear warm-up from `peak` / 1000 to `peak`, then half a cosine to 0 at `total_steps`, or steps down.
+    """Linear warm-up from `peak` * `warmup_start` to `peak`, then half a cosine to 0 at `total_steps`, or steps down.
 
     As torchvision's detection recipes chain LinearLR(start_factor=1/1000) and CosineAnnealingLR or MultiStepLR.
 
@@ -42,6 +49,7 @@ def learning_rate_schedule(
       warmup_steps: steps of the linear part; 0 for none.
       milestones: where given, in place of the cosine: numbers of steps after each of which the learning rate is a
         tenth of what it was.
+      warmup_start: fraction of `peak` that the warm-up begins at.
 
     Returns:
       Function of the number of steps taken, giving the learning rate of the next step.
@@ -50,7 +58,7 @@ def learning_rate_schedule(
 
     def schedule(count):
         count = jnp.asarray(count, jnp.float32)
-        linear = START_FRACTION + (1 - START_FRACTION) * count / max(1, warmup_steps)
+        linear = warmup_start + (1 - warmup_start) * count / max(1, warmup_steps)
         if milestones is None:
             progress = jnp.clip((count - warmup_steps) / cosine_steps, 0, 1)
             later = 0.5 * (1 + jnp.cos(jnp.pi * progress))
@@ -82,10 +90,16 @@ def make_optimizer(
     every trained parameter, biases (unless `decay_biases` is False) and the affine parameters of normalisation layers
     too, as in torch. Frozen parameters get neither update nor decay.
 
+    MMCV (`DefaultOptimizerConstructor` with `bias_lr_mult` and `bias_decay_mult`) treats the biases of normalisation
+    layers, and of the convolutions that predict the offsets of deformable ones, as it does kernels: `bias_rate` never
+    concerns them, and `decay_norm_biases` keeps their decay where the other biases have none.
+
     Args:
       phase: settings `optimizer` ("adamw", the default, or "sgd"),
         `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
-        (None: same as the head's), `decay_biases` (True by default) and `clip_norm` (0: no clipping).
+        (None: same as the head's), `decay_biases` (True by default), `decay_norm_biases` (of normalisation layers
+        and offsets; as `decay_biases` by default), `bias_rate` (learning rate of all other biases, over that of the
+        rest; 1 by default) and `clip_norm` (0: no clipping).
       schedule: peak learning rate -> schedule.
       groups: tree like the parameters with "backbone" or "head" at each leaf.
       trainable: tree like the parameters with True or False at each leaf.
@@ -98,7 +112,16 @@ def make_optimizer(
         own = phase.get(f"backbone_{name}")
         return phase[name] if own is None else own
 
-    decayed = None if phase.get("decay_biases", True) else _not_a_bias
+    decay_biases = phase.get("decay_biases", True)
+    decay_norm_biases = phase.get("decay_norm_biases", decay_biases)
+
+    def chosen(params):
+        def is_decayed(path, of_layer):
+            return path[-1].key != "bias" or (decay_biases if of_layer else decay_norm_biases)
+
+        return jax.tree_util.tree_map_with_path(is_decayed, _layer_biases(params))
+
+    decayed = None if decay_biases and decay_norm_biases else chosen
 
     def rule(learning_rate, weight_decay):
         if phase.get("optimizer", "adamw") == "adamw":
@@ -118,8 +141,17 @@ def make_optimizer(
     }
     limit = phase["clip_norm"]
     clip = clip_by_global_norm(limit) if limit else optax.identity()
-    return optax.chain(clip, optax.partition(by_group, labels))
+    optimizer = optax.chain(clip, optax.partition(by_group, labels))
+    rate = phase.get("bias_rate", 1.0)
+    return optimizer if rate == 1 else optax.chain(optimizer, optax.masked(optax.scale(rate), _layer_biases))
 
 
-def _not_a_bias(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "bias", params)
+def _layer_biases(params: Any) -> Any:
+    """A tree of bool: biases, but those beside the scale of a normalisation layer and those of predicted offsets."""
+    flat = traverse_util.flatten_dict(params)
+    biases = {
+        path
+        for path in flat
+        if path[-1] == "bias" and path[-2:-1] != ("offset",) and (*path[:-1], "scale") not in flat
+    }
+    return traverse_util.unflatten_dict({path: path in biases for path in flat})

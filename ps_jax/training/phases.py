@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ps_jax.errors import ConfigError, DataError
 from ps_jax.training._leaves import check_same_leaves, describe
-from ps_jax.training.optimizers import learning_rate_schedule, make_optimizer, warmup_length
+from ps_jax.training.optimizers import START_FRACTION, learning_rate_schedule, make_optimizer, warmup_length
 from ps_jax.training.pretrained import Pretrained
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
@@ -171,8 +171,10 @@ def prepare_phase(
     epochs = settings.get("milestones")  # after which the learning rate steps down
     milestones = None if epochs is None else [round(epoch * steps_per_epoch) for epoch in epochs]
 
+    warmup_start = settings.get("warmup_start", START_FRACTION)
+
     def schedule(peak):
-        return learning_rate_schedule(peak, total_steps, warmup_steps, milestones)
+        return learning_rate_schedule(peak, total_steps, warmup_steps, milestones, warmup_start)
 
     trainable = system.trainable(shapes["params"])
     optimizer = make_optimizer(settings, schedule, system.group(shapes["params"]), trainable)

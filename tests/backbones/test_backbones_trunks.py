@@ -14,6 +14,7 @@ from ps_jax.errors import ConfigError
 # torchvision's own counts, less the classifier and what Swin normalises before it.
 PARAMETERS = {
     "resnet50": 25_557_032 - 2_049_000,
+    "resnet50_caffe": 25_557_032 - 2_049_000,
     "convnext_tiny": 28_589_128 - 2 * 768 - 769_000,
     "convnext_base": 88_591_464 - 2 * 1024 - 1_025_000,
     "mobilenet_v2": 3_504_872 - 1_281_000 - (320 * 1280 + 2 * 1280),
@@ -34,6 +35,7 @@ PARAMETERS |= {f"solider_swin_{size}": PARAMETERS[f"swin_{size}"] + n for size, 
 # Counted over the tensors that published checkpoints hold for it.
 LAST_STAGE_PARAMETERS = {
     "resnet50": 14_964_736,
+    "resnet50_caffe": 14_964_736,
     "convnext_tiny": 15_470_592,
     "convnext_base": 27_443_200,
     "mobilenet_v2": 1_269_184,
@@ -207,5 +209,5 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_variables(name):
 
 
 def test_an_unknown_trunk_is_named_with_the_choices():
-    with pytest.raises(ConfigError, match=r"no trunk 'resnet5'. Choose one of: resnet50, convnext_tiny"):
+    with pytest.raises(ConfigError, match=r"no trunk 'resnet5'. Choose one of: resnet50, resnet50_caffe,"):
         build_trunk("resnet5")

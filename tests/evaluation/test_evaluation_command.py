@@ -66,12 +66,13 @@ def test_configuration_with_changes(workdir):
     )
     plain, _ = options_of("--workdir", str(workdir))
     assert output_directory(plain, {"phase": "finetune", "step": 700}, []).name == "finetune-700"
-    # Detectors of one name from two places do not share a folder.
-    folders = set()
-    for place in ("a", "b"):
-        beside, _ = options_of("--workdir", str(workdir), "--detector", f"{place}/seqnet")
-        folders.add(output_directory(beside, {"phase": "finetune", "step": 700}, []).name)
-    assert len(folders) == 2 and all(name.startswith("finetune-700-detector_seqnet_") for name in folders)
+    # Other trainings of one name from two places do not share a folder.
+    for role in ("detector", "beside"):
+        folders = set()
+        for place in ("a", "b"):
+            other, _ = options_of("--workdir", str(workdir), f"--{role}", f"{place}/seqnet")
+            folders.add(output_directory(other, {"phase": "finetune", "step": 700}, []).name)
+        assert len(folders) == 2 and all(name.startswith(f"finetune-700-{role}_seqnet_") for name in folders)
     changed = output_directory(plain, {"phase": "finetune", "step": 700}, ["--config.eval.iou=fixed"]).name
     assert changed.startswith("finetune-700-") and len(changed) == 21
 

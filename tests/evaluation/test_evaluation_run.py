@@ -12,7 +12,7 @@ from input_pipeline.scenes import Gallery, GalleryItem, Query
 from ps_jax.errors import CheckpointError, ConfigError, DataError
 from ps_jax.evaluation import Settings, check_evaluation, evaluate
 from ps_jax.evaluation.evaluator import _model_settings
-from ps_jax.evaluation.inference import BoxRequests, CompiledSystem, run_object_centric
+from ps_jax.evaluation.inference import BoxRequests, CompiledSystem, SideBySide, run_object_centric
 from ps_jax.systems import build_system
 
 QUICK = {"pictures": 0}
@@ -437,3 +437,31 @@ def test_another_systems_detections_are_embedded_in_place_of_ones_own():
     assert found["detection"]["recall"] == 1.0 and found["search"]["rule"]["mAP"] < 0.7
     with pytest.raises(ConfigError, match="need no query"):
         run(split, {"mode": "qc"}, detector=(ColorSystem(), variables))
+
+
+def test_embeddings_of_two_systems_lie_side_by_side():
+    """Detections are the first one's; each half is of unit length, so one that embeds nothing does not outweigh."""
+    split = make_split(scenes=7, people=5)
+    variables = perfect_variables(split)
+    alone, twice = run(split), run(split, beside=(ColorSystem(), variables))
+    assert numbers(twice) == numbers(alone)
+    blind = ColorSystem()
+    blind.embed = lambda variables, scenes, boxes: jnp.full((*boxes.shape[:2], 2), 1e3)
+    assert run(split, beside=(blind, variables))["search"] == alone["search"]
+    worse = {
+        **variables,
+        "score": np.zeros_like(variables["score"]),
+    }  # of the second one nobody asks for detections
+    assert numbers(run(split, beside=(ColorSystem(), worse))) == numbers(alone)
+    first = CompiledSystem(ColorSystem(), variables)
+    pair = SideBySide(first, CompiledSystem(blind, variables))
+    batch = next(iter(DrawnSource(split).scene_batches("test", batch_size=2)))
+    found, embedded = pair("detect_and_embed", batch, first("detect", batch).box)
+    assert found.embedding.shape[-1] == embedded.shape[-1] == 3 + 2
+    np.testing.assert_allclose(found.embedding[found.valid], embedded[found.valid], atol=1e-6)
+    halves = found.embedding[found.valid]
+    np.testing.assert_allclose(np.linalg.norm(halves[:, :3], axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(halves[:, 3:], np.sqrt(0.5), rtol=1e-6)
+    assert not found.embedding[~found.valid].any()
+    with pytest.raises(ConfigError, match="need no query"):
+        run(split, {"mode": "qc"}, beside=(ColorSystem(), variables))

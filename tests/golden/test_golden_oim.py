@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from golden_recipe import load_golden
 
-from ps_jax.losses import InstanceMemory, empty_queue, oim_loss, queue_loss, update_memory, update_queue
+from ps_jax.losses import (
+    InstanceMemory,
+    batch_hard_triplet_loss,
+    empty_queue,
+    oim_loss,
+    queue_loss,
+    update_memory,
+    update_queue,
+)
 
 EXACT = 1e-5
 UNKNOWN = 5555  # label of people without identity in the files of SeqNet and NAE
@@ -98,3 +106,68 @@ def test_momentum_queue(golden_dir):
         np.testing.assert_array_equal(people, golden.array(f"cqloss_label_cq_after{step}"))
         np.testing.assert_array_equal(queue.age, golden.array(f"cqloss_age_cq_after{step}"))
         assert queue.header == meta[f"cqloss_header_after{step}"]
+
+
+# The release's three forms, and whether table rows are normalised after they moved. All write 64 channels of the queue.
+ALIGNPS = {"triqueue": False, "oim_norm": True, "oim": False}
+
+
+@pytest.mark.parametrize("form", ALIGNPS)
+def test_focal_instance_matching_of_alignps(golden_dir, form):
+    """Rows that stand for nobody are left out; ours normalises, so its gradient has no part along a row."""
+    golden = load_golden(golden_dir, "loss_alignps")
+    x = jnp.asarray(golden.array("in"))
+    identity = jnp.asarray(golden.array("labels"), jnp.int32)
+    valid, known = identity >= -1, identity >= 0
+    header = jnp.asarray(golden.meta["tail_before"], jnp.int32)
+    memory = InstanceMemory(jnp.asarray(golden.array("lut")), jnp.asarray(golden.array("queue")), header)
+    scale, queue_scale = golden.meta["scales"][form]
+
+    def rows(x):
+        options = {"skip_unwritten": False, "queue_scale": float(queue_scale), "focal_gamma": 2.0}
+        return oim_loss(x, identity, valid, memory, float(scale), **options)
+
+    if form == "triqueue":
+        golden.check("triqueue_loss_oim", jnp.sum(rows(x)) / jnp.sum(known), relative=EXACT)
+    else:
+        golden.check(f"{form}_loss_oim", rows(x), relative=EXACT)
+        _check_across_rows(golden, f"{form}_grad", jax.grad(lambda x: jnp.sum(rows(x)))(x), x)
+    memory = update_memory(memory, x, identity, valid, 0.5, ALIGNPS[form], queue_channels=64)
+    golden.check(f"{form}_lut_after", memory.lookup_table, relative=EXACT)
+    golden.check(f"{form}_queue_after", memory.queue, relative=EXACT)
+    assert memory.queue_header == golden.meta[f"{form}_tail_after"]
+
+
+def test_triplets_of_alignps(golden_dir):
+    """All known rows, and a table row for each of them but those of identity 0."""
+    golden = load_golden(golden_dir, "loss_alignps")
+    x, table = jnp.asarray(golden.array("in")), jnp.asarray(golden.array("lut"))
+    identity = jnp.asarray(golden.array("labels"), jnp.int32)
+    np.testing.assert_array_equal(
+        table[golden.array("triqueue_table_ids")], golden.array("triqueue_table_rows")
+    )
+    valid = jnp.concatenate([identity >= 0, identity > 0])
+    both = jnp.concatenate([identity, identity])
+    memory = InstanceMemory(table, jnp.asarray(golden.array("queue")), jnp.zeros((), jnp.int32))
+
+    def total(x):
+        every = jnp.concatenate([x, table[jnp.maximum(identity, 0)]])
+        loss = batch_hard_triplet_loss(every, both, every, both, valid, 0.3)
+        triplet = jnp.sum(jnp.where(valid, loss, 0.0)) / jnp.sum(valid)
+        options = {"skip_unwritten": False, "queue_scale": 10.0, "focal_gamma": 2.0}
+        matching = oim_loss(x, identity, identity >= -1, memory, 10.0, **options)
+        return triplet + jnp.sum(matching) / jnp.sum(identity >= 0), triplet
+
+    gradient, triplet = jax.grad(total, has_aux=True)(x)
+    golden.check("triqueue_loss_tri", triplet, relative=EXACT)
+    _check_across_rows(golden, "triqueue_grad", gradient, x)
+
+
+def _check_across_rows(golden, name, ours, x):
+    """Compares gradients without their part along each unit row."""
+
+    def across(gradient):
+        return gradient - jnp.sum(gradient * x, axis=1, keepdims=True) * x
+
+    stored = across(jnp.asarray(golden.array(name)))
+    np.testing.assert_allclose(across(ours), stored, rtol=0, atol=EXACT * jnp.abs(stored).max())

@@ -10,6 +10,7 @@ from PIL import Image
 from input_pipeline.batches import Annotations, pad_people, scene_batches, train_batches
 from input_pipeline.decoding import decode_picture
 from input_pipeline.plan import TrainPlan, scene_plan, steps_per_epoch
+from input_pipeline.resampling import window_size
 from input_pipeline.scenes import UNKNOWN, Person, Scene, Split
 from input_pipeline.source import open_source
 from ps_jax.errors import ConfigError, DataError
@@ -143,7 +144,7 @@ def test_query_centric_batches_repeat_scenes(split):
                 people = batch.people.person[row][batch.people.valid[row]].tolist()
                 assert people == [person for person in persons if person in people]
     assert differ > 4  # a window that holds nothing but one painted colour looks like another one
-    plan = TrainPlan(np.array([[90, 150]] * 10), (64, 64), 4, 2, seed=(0,))
+    plan = TrainPlan(np.array([[[90, 150]] * 10]), (64, 64), 4, 2, seed=(0,))
     seeds = np.concatenate([plan.samples(step).seed for step in range(8)])
     assert len(np.unique(seeds, axis=0)) == 32  # every view of every scene draws its own numbers
 
@@ -178,7 +179,7 @@ def test_odd_sizes(tmp_path, name):
 
 
 def test_whole_scenes_come_in_few_sizes(split):
-    plan = TrainPlan(np.array([[90, 150]] * 10 + [[150, 90]] * 5 + [[90, 91]] * 2), None, 4, 1, seed=(0,))
+    plan = TrainPlan(np.array([[[90, 150]] * 10 + [[150, 90]] * 5 + [[90, 91]] * 2]), None, 4, 1, seed=(0,))
     seen = [plan.samples(step) for step in range(8)]
     assert sorted(tuple(sample.size[0].tolist()) for sample in seen[:4]) == [
         (96, 160),
@@ -187,13 +188,79 @@ def test_whole_scenes_come_in_few_sizes(split):
         (160, 96),
     ]
     assert len(np.unique(np.concatenate([sample.position for sample in seen[:4]]))) == 16
-    mixed = TrainPlan(np.array([[90, 150]] * 2 + [[150, 90]] * 2), None, 4, 1, seed=(0,)).samples(0)
+    mixed = TrainPlan(np.array([[[90, 150]] * 2 + [[150, 90]] * 2]), None, 4, 1, seed=(0,)).samples(0)
     assert mixed.size[0].tolist() == [160, 160]
     sizes = {
         batch.scenes.image.shape[1:3]
         for batch in stream(split, phase(augmentation="window", batch_size=2), 12)
     }
     assert sizes == {(96, 160), (160, 96)}
+
+
+SCALES = ((30, 50), (60, 100), (90, 150))
+# Padded sizes of lying and of upright scenes of `SIZES` at each scale; none of the squares is left over alone.
+CANVASES = {32: ((32, 64), (64, 32)), 64: ((64, 128), (128, 64)), 96: ((96, 160), (160, 96))}
+
+
+def test_every_batch_is_resized_to_a_scale_of_its_own(split):
+    settings = phase(augmentation="window", batch_size=2, scales=SCALES)
+    batches = stream(split, settings, 24)
+    shorts = []
+    for batch in batches:
+        canvas = batch.scenes.image.shape[1:3]
+        (scale,) = {scale for scale in SCALES if canvas in CANVASES[-(-scale[0] // 32) * 32]}
+        shorts.append(scale[0])
+        for size, position in zip(batch.scenes.size, batch.index, strict=True):
+            height, width = split.scenes[position].height, split.scenes[position].width
+            factor = min(scale[0] / min(height, width), scale[1] / max(height, width))
+            np.testing.assert_allclose(size, np.array([height, width]) * factor, atol=0.5)
+    # 24 draws of one in three; the scene numbers are those of the stream with one scale.
+    assert {short: shorts.count(short) for short in (30, 60, 90)} == {30: 11, 60: 7, 90: 6}
+    one_scale = stream(split, phase(augmentation="window", batch_size=2), 24)
+    for batch, other in zip(batches, one_scale, strict=True):
+        np.testing.assert_array_equal(batch.index, other.index)
+    # Where 90 x 150 is drawn, all is as if there were no other scale.
+    largest = shorts.index(90)
+    assert_same(batches[largest], one_scale[largest])
+
+
+def test_a_stream_of_several_scales_resumes_anywhere_on_any_number_of_hosts(split):
+    settings = phase(augmentation="window", batch_size=2, scales=SCALES)
+    whole = stream(split, settings, 7)
+    for start in (1, 5):
+        for one, two in zip(whole[start:], stream(split, settings, 7 - start, start_step=start), strict=True):
+            assert_same(one, two)
+    shares = [stream(split, settings, 7, process_index=host, process_count=2) for host in range(2)]
+    for step, batch in enumerate(whole):
+        for leaf, *parts in zip(leaves(batch), *(leaves(share[step]) for share in shares), strict=True):
+            np.testing.assert_array_equal(leaf, np.concatenate(parts))
+    shapes = [batch.scenes.image.shape for batch in whole]
+    assert shapes != [batch.scenes.image.shape for batch in stream(split, settings, 7, seed=1)]
+
+
+def test_scales_have_no_more_padded_sizes_than_they_need():
+    """The six of AlignPS's release, on PRW's two kinds of frames and some upright pictures."""
+    scales = ((400, 667), (600, 1000), (800, 1333), (900, 1500), (1000, 1666), (1200, 2000))
+    height, width = np.array([1080, 576, 1000] * 40), np.array([1920, 720, 600] * 40)
+    sizes = np.stack([window_size(height, width, scale) for scale in scales])
+    plan = TrainPlan(sizes, None, 4, 1, seed=(0,))
+    seen = {tuple(plan.samples(step).size[0].tolist()) for step in range(400)}
+    assert seen == {
+        *((416, 672), (608, 1024), (800, 1344), (928, 1504), (1024, 1696), (1216, 2016)),
+        *((672, 416), (1024, 608), (1344, 800), (1504, 928), (1696, 1024), (2016, 1216)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": "rrc_scale", "scales": SCALES}, "rrc_scale draws from scale_range; leave them out"),
+        ({"augmentation": "window", "scales": ((150, 90),)}, r"scales has \(150, 90\); wanted are pairs"),
+    ],
+)
+def test_wrong_scales_are_refused(split, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        stream(split, phase(**changes), 1)
 
 
 def test_scenes_with_too_many_people_keep_the_identified():

@@ -4,6 +4,7 @@ import importlib
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -125,6 +126,38 @@ def test_every_row_of_seqnet_takes_its_options(path, dataset):
 
 
 @pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("path", [path for path in TABLES if "/alignps_" in path])
+def test_every_row_of_alignps_takes_its_options(path, dataset):
+    table = load_table(f"{path}:{dataset}")
+    small = dataset in datasets.SMALL
+    models = []
+    for row in table.rows:
+        assert row.config.endswith(f":{dataset}")
+        assert set(row.paper) == {"CUHK-SYSU", "PRW"} or "figure6" in path
+        config = configuration(row.config, "--config.seed=7", *row.overrides)
+        assert (config.seed, config.phases, config.train.epochs) == (7, ("train",), 2.0 if small else 24.0)
+        assert small or config.data.dir == f"data/{dataset}"
+        system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+        models.append(
+            (config.model.to_dict(), jax.tree.map(lambda leaf: leaf.shape, system.template["params"]))
+        )
+    for index, (options, shapes) in enumerate(models):
+        assert all(options != other for other, _ in models[:index]), table.rows[index].name
+        if path.endswith(("table2.py", "table5.py")):  # what these vary is in the parameters, too
+            assert all(shapes != other for _, other in models[:index]), table.rows[index].name
+
+
+def test_alignps_as_it_is_is_the_same_run_in_all_tables():
+    names = {1: "P3", 2: "lateral, output, concatenation", 3: "AlignPS", 4: "TOIM with LUT"}
+    runs = {
+        (row.config, row.overrides)
+        for number, name in names.items()
+        for row in [load_table(f"configs/tables/alignps_table{number}.py:cuhk_sysu").row(name)]
+    }
+    assert runs == {("configs/alignps.py:cuhk_sysu", ("--config.data.dir=data/cuhk_sysu",))}
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
 @pytest.mark.parametrize("path", [path for path in TABLES if "spnet" in path])
 def test_the_configuration_of_every_row_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
@@ -147,6 +180,44 @@ def test_the_configuration_of_every_row_takes_its_options(path, dataset):
         if row.after:
             first = table.row(row.after)
             assert first.preparation and not first.after
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw", "cuhk_sysu"])
+@pytest.mark.parametrize("path", [path for path in TABLES if "roi_alignps" in path])
+def test_every_row_of_roi_alignps_takes_its_options(path, dataset):
+    table = load_table(f"{path}:{dataset}")
+    assert len(table.rows) == (10 if "table6" in path else 8)
+    models = []
+    for row in table.rows:
+        assert row.config.endswith(f":{dataset}") and set(row.paper) == {"CUHK-SYSU", "PRW"}
+        if row.evaluation:
+            changes = [change for change in row.overrides if change.startswith("--config.")]
+            found = configuration(row.config, *changes).eval.get("model", {}).get("branch")
+            assert found == (None if row.detector else row.name.rpartition(" ")[2])
+            parse_arguments("", ["--workdir", "runs/x", *row.overrides])
+            assert not table.row(row.after).evaluation
+            continue
+        config = configuration(row.config, "--config.seed=7", *row.overrides)
+        assert (config.seed, config.phases) == (7, ("train",))
+        assert dataset == "streets" or config.data.dir == f"data/{dataset}"
+        assert config.eval.query == "best_detection" and config.eval.similarity == "cosine"
+        model = config.model.to_dict()
+        assert model not in models
+        models.append(model)
+        if dataset == "streets" and (model.get("train_boxes"), "table7" in path) != ("proposals", True):
+            assert build_system(config.system, model_arguments(config, "train", num_identities=3)).template
+    weights = [model.get("mutual_information_weight", 0.0) for model in models]
+    assert sum(weights) == (0 if "table6" in path else pytest.approx(4 * 0.2))
+
+
+def test_roi_alignps_without_mutual_learning_is_the_same_run_in_both_tables():
+    rows = [
+        load_table(f"configs/tables/roi_alignps_table{number}.py:prw").row(name)
+        for number, name in ((6, "with proposals"), (7, "none"))
+    ]
+    assert rows[0].overrides == rows[1].overrides and rows[0].config == rows[1].config
+    named = load_table("configs/tables/roi_alignps_table7.py:prw").row("mi")
+    assert named.overrides == ("--config.data.dir=data/prw",)  # the configuration as it is
 
 
 def test_the_ladder_of_figure_6_changes_the_boxes_of_pretraining_alone():

@@ -1,2 +1,4 @@
+from tiny_alignps import tiny_alignps as tiny_alignps
+from tiny_roi_alignps import tiny_roi_alignps as tiny_roi_alignps
 from tiny_seqnet import tiny_seqnet as tiny_seqnet
 from tiny_spnet import tiny as tiny

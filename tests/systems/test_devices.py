@@ -76,6 +76,18 @@ def test_a_step_of_the_seqnet_family_on_two_devices_is_the_step_on_one(system):
     _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["alignps", "roi_alignps"])
+def test_a_step_of_alignps_on_two_devices_is_the_step_on_one(system):
+    """Of ROI-AlignPS with all that the branches learn from each other."""
+    report = _report(system)
+    assert len(report["terms"]) == (5 if system == "alignps" else 13)
+    assert min(map(abs, report["terms"].values())) > 1e-4
+    assert report["term"] < 1e-5 and report["gradient"] < 1e-5
+    boxes = ("box_table", "box_queue", "box_queue_header") if system == "roi_alignps" else ()
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header", *boxes))
+
+
 def _same_beside_the_gradient(report: dict, memories: tuple[str, ...]) -> None:
     assert set(report["memory"]) == set(memories)
     for name, difference in report["memory"].items():

@@ -10,7 +10,9 @@ from ps_jax.systems import build_system
 
 
 def test_unknown_names_are_listed_with_the_remedy():
-    with pytest.raises(ConfigError, match=r"no system 'spent'. Choose one of: seqnet, spnet"):
+    with pytest.raises(
+        ConfigError, match=r"no system 'spent'. Choose one of: alignps, roi_alignps, seqnet, spnet"
+    ):
         build_system("spent", {})
     with pytest.raises(ConfigError, match=r"no option 'embeding_dim'. Its options: .*embedding_dim"):
         build_system("spnet", {"num_identities": 3, "embeding_dim": 128})

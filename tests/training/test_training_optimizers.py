@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from ps_jax.errors import ConfigError
 from ps_jax.training.optimizers import (
@@ -173,3 +174,47 @@ def test_an_unknown_optimiser_is_refused():
     settings = {"optimizer": "lion", "learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 0.0}
     with pytest.raises(ConfigError, match='optimizer is \'lion\'; use "adamw" or "sgd"'):
         make_optimizer(settings, optax.constant_schedule, {"a": "head"}, {"a": True})
+
+
+def test_warmup_begins_where_a_phase_says():
+    schedule = learning_rate_schedule(
+        0.3, total_steps=40, warmup_steps=4, milestones=(10,), warmup_start=1 / 3
+    )
+    np.testing.assert_allclose([schedule(count) for count in (0, 2, 4)], [0.1, 0.2, 0.3], rtol=1e-6)
+
+
+def test_biases_of_normalisation_and_offsets_are_treated_as_kernels_are():
+    """MMCV 1.1.5 with bias_lr_mult 2 and bias_decay_mult 0, as AlignPS's release sets them."""
+    layer = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+    params = {
+        "conv": layer,
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "deformable": {**layer, "offset": layer},
+    }
+    everything = jax.tree.map(lambda _: True, params)
+    groups = jax.tree.map(lambda _: "head", params)
+    # rate * (gradient 1 + decay 0.5): undecayed and twice as fast, or decayed at the rate of the rest
+    layers = {("conv", "bias"), ("deformable", "bias")}
+    for optimizer, norms, others in (("sgd", True, -0.15), ("sgd", None, -0.15), ("adamw", True, -0.15)):
+        phase = {"optimizer": optimizer, "learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 0}
+        phase |= {"bias_rate": 2.0, "decay_biases": False}
+        phase |= {"decay_norm_biases": norms} if norms is not None else {}
+        rule = make_optimizer(phase, optax.constant_schedule, groups, everything)
+        updates, _ = rule.update(params, rule.init(params), params)
+        for path, update in flatten_dict(updates).items():
+            undecayed = norms is None and path[-1] == "bias"
+            expected = -0.2 if path in layers else -0.1 if undecayed else others
+            np.testing.assert_allclose(update, expected, rtol=1e-4, err_msg=str(path))
+
+
+def test_frozen_parts_and_other_groups_do_not_change_whose_bias_is_decayed():
+    params = {part: {"scale": jnp.ones(2), "bias": jnp.ones(2)} for part in ("backbone", "head")}
+    groups = {part: {"scale": part, "bias": part} for part in params}
+    trainable = {part: {"scale": False, "bias": True} for part in params}
+    phase = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 0}
+    phase |= {"decay_biases": False, "decay_norm_biases": True, "bias_rate": 2.0}
+    rule = make_optimizer(phase, optax.constant_schedule, groups, trainable)
+    updates, _ = rule.update(params, rule.init(params), params)
+    for part in params:
+        np.testing.assert_allclose(updates[part]["bias"], -0.15, rtol=1e-6)
+        np.testing.assert_array_equal(updates[part]["scale"], 0)

@@ -1,0 +1,189 @@
+"""Embeddings of some people in two dimensions, by identity and by branch (figure 9 of AlignPS's paper).
+
+    python -m benchmarks.embedding_map --workdir runs/roi_alignps --out embeddings.png [--identities 15] [--seed 0]
+
+Every annotated box of so many random people, those in four scenes or more where there are enough, becomes a point for
+each branch (`config.eval.branches`; a star is the second one's, ROI-AlignPS's box branch), in a colour of its own a
+person. The paper uses t-SNE; here it is the plane of largest variance of the normalised embeddings (principal
+components), which distorts nothing but leaves out what the title says. The table printed beside it needs no plane: the
+mean cosine of two boxes of one person, and of two people, by branch.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from input_pipeline import open_source
+from input_pipeline.scenes import UNKNOWN, Split
+from ps_jax.errors import DataError, PersonSearchError
+from ps_jax.evaluation.curves import as_png, new_figure
+from ps_jax.evaluation.options import evaluation_config, parse_arguments
+from ps_jax.evaluation.report import write_atomically
+from ps_jax.evaluation.similarity import unit_rows
+from ps_jax.markdown import markdown_table
+from ps_jax.systems import System, build_system
+from ps_jax.training import load_variables
+
+OFTEN = 4  # boxes of a person that is chosen by preference
+MARKERS = ("o", "*")
+
+
+class Embedded(NamedTuple):
+    """Boxes of some people.
+
+    Attributes:
+      identity: i64[box], who.
+      embedding: f64[box, branch, dimension], of length 1.
+    """
+
+    identity: Int[np.ndarray, " box"]
+    embedding: Float[np.ndarray, "box branch dimension"]
+
+
+def choose_people(split: Split, count: int, seed: int) -> list[int]:
+    """Random known identities of a split, those with `OFTEN` boxes or more where there are `count` of them.
+
+    Raises:
+      DataError: the split has no known identity.
+    """
+    identities = np.array(
+        [person.identity for scene in split.scenes for person in scene.people if person.identity != UNKNOWN]
+    )
+    known, boxes = np.unique(identities, return_counts=True)
+    if not len(known):
+        raise DataError(f"{split.dataset} {split.partition}: nobody in it has a known identity")
+    order = np.random.default_rng(seed).permutation(len(known))
+    preferred = sorted(order, key=lambda place: boxes[place] < OFTEN)
+    return [int(known[place]) for place in preferred[:count]]
+
+
+def embed_people(
+    system: System, variables: Any, batches: Iterator[Any], split: Split, people: Sequence[int], branches: int
+) -> Embedded:
+    """Embeds all annotated boxes of some people.
+
+    Args:
+      system, variables: what embeds.
+      batches: all scenes of the split with their people.
+      split: the records.
+      people: identities.
+      branches: embeddings that lie side by side in a row.
+    """
+    labels = {split.labels[identity]: identity for identity in people}
+    embed = jax.jit(system.embed)
+    identity, embedding = [], []
+    for batch in batches:
+        wanted = np.isin(np.asarray(batch.people.identity), list(labels)) & np.asarray(batch.people.valid)
+        wanted &= np.asarray(batch.index)[:, None] >= 0
+        if not wanted.any():
+            continue
+        rows = np.asarray(embed(variables, batch.scenes, np.asarray(batch.people.box)))[wanted]
+        embedding.append(rows.reshape(len(rows), branches, -1))
+        identity += [labels[int(label)] for label in np.asarray(batch.people.identity)[wanted]]
+    whole = np.concatenate(embedding)
+    unit = np.stack([unit_rows(whole[:, branch]) for branch in range(branches)], axis=1)
+    return Embedded(np.array(identity), unit)
+
+
+def principal_plane(rows: Float[np.ndarray, "row dimension"]) -> tuple[Float[np.ndarray, "row 2"], float]:
+    """The two coordinates of largest variance of some rows, and the share of the variance that they have.
+
+    Of either axis the direction is such that the coordinate of largest absolute value is positive.
+    """
+    centred = rows - rows.mean(axis=0)
+    left, size, _ = np.linalg.svd(centred, full_matrices=False)
+    plane = np.zeros((len(rows), 2))
+    plane[:, : min(2, len(size))] = (left * size)[:, :2]
+    furthest = plane[np.argmax(np.abs(plane), axis=0), [0, 1]]
+    variance = np.sum(size**2)
+    return plane * np.where(furthest < 0, -1, 1), float(np.sum(size[:2] ** 2) / variance) if variance else 1.0
+
+
+def similarity_table(embedded: Embedded) -> str:
+    """Mean cosines within and between people, by pair of branches, in Markdown."""
+    same = embedded.identity[:, None] == embedded.identity
+    others = ~np.eye(len(same), dtype=bool)
+    lines = []
+    for one, two in itertools.combinations_with_replacement(range(embedded.embedding.shape[1]), 2):
+        cosine = embedded.embedding[:, one] @ embedded.embedding[:, two].T
+        within, between = cosine[same & others], cosine[~same]
+        name = f"branch {one + 1}" if one == two else f"branch {one + 1} with branch {two + 1}"
+        lines.append([name, *(f"{x.mean():.3f}" if x.size else "" for x in (within, between))])
+    return markdown_table(["cosine of", "two boxes of a person", "boxes of two people"], lines)
+
+
+def embedding_picture(embedded: Embedded) -> bytes:
+    """The plane of largest variance, PNG."""
+    boxes, branches, dimension = embedded.embedding.shape
+    plane, share = principal_plane(embedded.embedding.reshape(-1, dimension))
+    plane = plane.reshape(boxes, branches, 2)
+    people = np.unique(embedded.identity)
+    figure, (axes,) = new_figure()
+    for number, identity in enumerate(people):
+        there = embedded.identity == identity
+        color = _color(number, len(people))
+        for branch in range(branches):
+            axes.scatter(
+                *plane[there, branch].T,
+                s=70 if branch else 22,
+                color=color,
+                marker=MARKERS[min(branch, 1)],
+                alpha=0.85,
+                linewidths=0.4,
+                edgecolors="white",
+            )
+    axes.set(xlabel="first principal component", ylabel="second principal component")
+    stars = "; stars: second branch" if branches > 1 else ""
+    axes.set_title(f"{len(people)} people, {100 * share:.0f} % of the variance{stars}", loc="left")
+    return as_png(figure)
+
+
+def _color(number: int, count: int) -> tuple[float, float, float]:
+    """One of so many hues, light and dark in turns."""
+    from matplotlib.colors import hsv_to_rgb
+
+    red, green, blue = hsv_to_rgb((number / count, 0.85, 0.9 if number % 2 else 0.6))
+    return float(red), float(green), float(blue)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.embedding_map",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--workdir", required=True, type=Path, help="work directory of a training")
+    option("--out", required=True, type=Path, help="picture to write")
+    option("--identities", type=int, default=15, help="people, default: %(default)s")
+    option("--seed", type=int, default=0, help="of their choice")
+    option("--partition", choices=("train", "test"), default="test")
+    options, changes = parser.parse_known_args(arguments)
+    config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
+    variables, meta = load_variables(options.workdir)
+    system = build_system(meta["system"], meta["model"])
+    source = open_source(config.data)
+    split = source.split(options.partition)
+    people = choose_people(split, options.identities, options.seed)
+    embedded = embed_people(
+        system, variables, source.scene_batches(options.partition), split, people, config.eval.branches
+    )
+    print(similarity_table(embedded))
+    write_atomically(options.out, embedding_picture(embedded))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except PersonSearchError as error:
+        print(f"embedding_map: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,242 @@
+"""What levels of several strides are good for when a person is seen at two sizes: retrieval without training.
+
+    python -m benchmarks.scale_alignment --weights mobilenet_v2.npz [--out scales.png]
+
+The people of the generated streets stand in one street at one size, and in another street, in the same pose, at that
+size and at 2.5 times it. Everybody is searched for among everybody by the features of an ImageNet trunk at the cell of
+stride 8 under the middle of the box: those of one level alone, or of C3, C4 and C5 side by side, the coarser ones
+upsampled to stride 8 by their nearest cells. That is what aligned feature aggregation concatenates (AlignPS, section
+III-B), less its convolutions. Each level is centred over its scene, as AlignPS's map is, and normalised to length 1, so
+that none outweighs the others.
+
+What it shows: a level sees a window of so many pixels, so what finds nearly everybody at one size loses most of them
+at another; levels side by side find more than any of them alone. What it does not show: what trained convolutions,
+deformable ones or the division of people among levels by their size add to that.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline.streets_cameras import make_camera
+from input_pipeline.streets_drawing import paste
+from input_pipeline.streets_figures import Pose, draw_figure
+from input_pipeline.streets_looks import FAMILY, Look, person_look
+from ps_jax.backbones import build_trunk
+from ps_jax.errors import PersonSearchError
+from ps_jax.evaluation.curves import as_png, new_figure
+from ps_jax.evaluation.report import write_atomically
+from ps_jax.evaluation.similarity import unit_rows
+from ps_jax.layers.resize import resize_nearest
+from ps_jax.markdown import markdown_table
+from ps_jax.porting import load_trunk_weights
+from ps_jax.systems import System
+
+SCENE = (256, 384)  # height, width
+PEOPLE_A_SCENE = 6
+SMALL, LARGE = 48, 120  # heights of a person in pixels
+STRIDE = 8
+LEVELS = ("c3", "c4", "c5")
+TOGETHER = "c3 + c4 + c5"
+SAME, OTHER = "same size", f"{LARGE / SMALL:g} times as large"
+
+Trunk = Callable[[np.ndarray], Mapping[str, Any]]
+
+
+class Figures(NamedTuple):
+    """People, each in a pose.
+
+    Attributes:
+      looks: how they look; no two wear the same colours.
+      poses: what they do, in all their scenes.
+    """
+
+    looks: tuple[Look, ...]
+    poses: tuple[Pose, ...]
+
+
+class Retrieval(NamedTuple):
+    """How a search went in which everybody has one right answer.
+
+    Attributes:
+      top1: share of the people whose right answer comes first.
+      mean_ap: mean average precision, here the mean of 1 / rank.
+    """
+
+    top1: float
+    mean_ap: float
+
+
+def make_figures(count: int, seed: int = 0) -> Figures:
+    """`count` people in random poses; the result depends on the arguments alone."""
+    random = np.random.default_rng(seed)
+    poses = [Pose(int(random.integers(360)), int(random.integers(360)), 20, 20) for _ in range(count)]
+    looks = [person_look((seed, 1), number * FAMILY) for number in range(count)]
+    return Figures(tuple(looks), tuple(poses))
+
+
+def draw_scenes(figures: Figures, street: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puts people side by side into an empty street.
+
+    Args:
+      figures: who, `PEOPLE_A_SCENE` a scene; their number is a multiple of that.
+      street: number of the street.
+      height: of the people, in pixels.
+
+    Returns:
+      u8[scene, height, width, 3], and f64[scene, person, 4] boxes in pixels.
+    """
+    pictures, boxes = [], []
+    camera = make_camera(0, street, *SCENE)
+    for start in range(0, len(figures.looks), PEOPLE_A_SCENE):
+        picture = camera.backdrop.copy()
+        for place in range(PEOPLE_A_SCENE):
+            look, pose = figures.looks[start + place], figures.poses[start + place]
+            sprite = draw_figure(look, pose, height, light=1)
+            left, top, right, bottom = _extent(sprite)
+            middle = int((place + 0.5) * SCENE[1] / PEOPLE_A_SCENE), SCENE[0] // 2
+            sprite = sprite.moved(middle[0] - (left + right) // 2, middle[1] - (top + bottom) // 2)
+            paste(picture, sprite)
+            boxes.append(_extent(sprite))
+        pictures.append(picture)
+    return np.stack(pictures), np.array(boxes, np.float64).reshape(len(pictures), PEOPLE_A_SCENE, 4)
+
+
+def _extent(sprite: Any) -> tuple[int, int, int, int]:
+    """The box around a sprite's body, (x1, y1, x2, y2)."""
+    rows, columns = np.flatnonzero(sprite.mask.any(1)), np.flatnonzero(sprite.mask.any(0))
+    return (
+        int(sprite.left + columns[0]),
+        int(sprite.top + rows[0]),
+        int(sprite.left + columns[-1] + 1),
+        int(sprite.top + rows[-1] + 1),
+    )
+
+
+def embed(maps: Mapping[str, Any], boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """Features of the cell of stride 8 under the middle of each box.
+
+    Args:
+      maps: f[scene, height, width, channel] of each of `LEVELS`.
+      boxes: f[scene, person, 4] in pixels.
+
+    Returns:
+      For each level, and for all of them side by side, f64[scene * person, dimension] of length 1.
+    """
+    cell = ((boxes[..., :2] + boxes[..., 2:]) / 2 // STRIDE).astype(int)
+    scene = np.arange(len(boxes))[:, None]
+    fine = maps[LEVELS[0]].shape[1:3]
+    features = {}
+    for level in LEVELS:
+        centred = maps[level] - jnp.mean(maps[level], axis=(1, 2), keepdims=True)
+        at_cells = np.asarray(resize_nearest(centred, fine), np.float64)[scene, cell[..., 1], cell[..., 0]]
+        features[level] = unit_rows(at_cells.reshape(-1, at_cells.shape[-1]))
+    return features | {TOGETHER: unit_rows(np.concatenate(list(features.values()), axis=1))}
+
+
+def retrieve(queries: np.ndarray, gallery: np.ndarray) -> Retrieval:
+    """Searches with row k of the queries for row k of the gallery, by the cosine of features of length 1."""
+    similarity = queries @ gallery.T
+    rank = 1 + np.sum(similarity > np.diag(similarity)[:, None], axis=1)
+    return Retrieval(float(np.mean(rank == 1)), float(np.mean(1 / rank)))
+
+
+def compare(trunk: Trunk, count: int) -> dict[str, dict[str, Retrieval]]:
+    """Retrieval of `count` people by features and by their size in the gallery; queries are the small ones.
+
+    Args:
+      trunk: u8[scene, height, width, 3] -> maps.
+      count: of people, a multiple of `PEOPLE_A_SCENE`.
+    """
+    figures = make_figures(count)
+
+    def features(street, height):
+        pictures, boxes = draw_scenes(figures, street, height)
+        return embed(trunk(pictures), boxes)
+
+    queries, galleries = features(0, SMALL), {SAME: features(1, SMALL), OTHER: features(1, LARGE)}
+    return {
+        name: {size: retrieve(queries[name], gallery[name]) for size, gallery in galleries.items()}
+        for name in (*LEVELS, TOGETHER)
+    }
+
+
+def imagenet_trunk(weights: str) -> Trunk:
+    """MobileNetV2 with weights from a file, or published ones by name.
+
+    Raises:
+      PortingError: the weights cannot be read or do not fit.
+    """
+    trunk = build_trunk("mobilenet_v2")
+    blank = jnp.zeros((1, *SCENE, 3))
+    template = jax.eval_shape(lambda: trunk.init(jax.random.key(0), blank, train=False))
+    variables = load_trunk_weights(weights, "mobilenet_v2", template)
+    forward = jax.jit(lambda image: trunk.apply(variables, image, train=False))
+
+    def maps(pictures):
+        mean, deviation = np.array(System.pixel_mean), np.array(System.pixel_std)
+        return forward(jnp.asarray((pictures / 255 - mean) / deviation, jnp.float32))
+
+    return maps
+
+
+def retrieval_table(results: Mapping[str, Mapping[str, Retrieval]]) -> str:
+    """The results in percent, in Markdown."""
+    sizes = (SAME, OTHER)
+    head = ["features", *(f"{metric}, {size}" for size in sizes for metric in ("mAP", "top-1"))]
+    rows = [
+        [name] + [f"{100 * value:.1f}" for size in sizes for value in (line[size].mean_ap, line[size].top1)]
+        for name, line in results.items()
+    ]
+    return markdown_table(head, rows)
+
+
+def retrieval_picture(results: Mapping[str, Mapping[str, Retrieval]]) -> bytes:
+    """One pair of scenes, and top-1 as bars, PNG."""
+    figure, (scenes, axes) = new_figure(2)
+    figures = make_figures(PEOPLE_A_SCENE)
+    pair = [draw_scenes(figures, street, height)[0][0] for street, height in ((0, SMALL), (1, LARGE))]
+    scenes.imshow(np.concatenate(pair))
+    scenes.set_axis_off()
+    scenes.set_title("The same people in both scenes", loc="left")
+    place = np.arange(len(results))
+    for size, color, side in ((SAME, "#a9bcd8", -0.2), (OTHER, "#2654a0", 0.2)):
+        values = [100 * line[size].top1 for line in results.values()]
+        bars = axes.bar(place + side, values, width=0.38, color=color, label=f"gallery: {size}")
+        axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+    axes.set_xticks(place, [name.upper() for name in results])
+    axes.set(ylabel="top-1 in percent", ylim=(0, 118))
+    axes.legend(frameon=False, ncols=2, loc="upper left")
+    axes.set_title(f"Search by features of an ImageNet trunk, people {SMALL} pixels tall", loc="left")
+    return as_png(figure)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale_alignment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", required=True, help="MobileNetV2's: a file or torchvision/mobilenet_v2")
+    parser.add_argument("--scenes", type=int, default=16, help=f"of {PEOPLE_A_SCENE} people, default: 16")
+    parser.add_argument("--out", type=Path, help="picture to write")
+    options = parser.parse_args(arguments)
+    results = compare(imagenet_trunk(options.weights), PEOPLE_A_SCENE * options.scenes)
+    print(retrieval_table(results))
+    if options.out:
+        write_atomically(options.out, retrieval_picture(results))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except PersonSearchError as error:
+        print(f"scale_alignment: {error}", file=sys.stderr)
+        sys.exit(2)
