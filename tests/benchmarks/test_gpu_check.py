@@ -102,7 +102,7 @@ def test_all_parts_run_with_prepared_arrays(tmp_path):
         assert f"| {part} | done (" in text, part
     assert "| steps taken | 3 |" in text
     assert "| the same numbers as the training's own evaluation | yes |" in text
-    assert "SPNet-S mobilenet_v2, training step, oc, 2 x 64 x 64" in text
+    assert "SPNet-S, mobilenet_v2, training step, 2 x 64 x 64" in text
     for name in ("loss_curve.png", "contact_sheet.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert len([path for path in (tmp_path / "out").iterdir() if path.is_file()]) <= 8
