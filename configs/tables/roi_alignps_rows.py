@@ -1,7 +1,7 @@
 """What the tables of ROI-AlignPS share (Yan et al., "Efficient Person Search: An Anchor-Free Approach", 2021).
 
-On the streets a run has the configuration's length. `:prw` and `:cuhk_sysu` have the released settings; the data sets
-are looked for in data/prw and data/cuhk_sysu. ROI-AlignPS without mutual learning stands in both tables, as one run.
+On the streets a run is 120 steps. `:prw` and `:cuhk_sysu` have the released settings; the data sets are looked for in
+data/prw and data/cuhk_sysu. ROI-AlignPS without mutual learning stands in both tables, as one run.
 """
 
 from configs.tables import alignps_rows
