@@ -1,6 +1,7 @@
 """What levels of several strides are good for when a person is seen at two sizes: retrieval without training.
 
     python -m benchmarks.scale_alignment --weights mobilenet_v2.npz [--out scales.png]
+    python -m benchmarks.scale_alignment --workdirs runs/one_level runs/three_levels [--out scales.png]
 
 The people of the generated streets stand in one street at one size, and in another street, in the same pose, at that
 size and at 2.5 times it. Everybody is searched for among everybody by the features of an ImageNet trunk at the cell of
@@ -10,8 +11,9 @@ III-B), less its convolutions. Each level is centred over its scene, as AlignPS'
 that none outweighs the others.
 
 What it shows: a level sees a window of so many pixels, so what finds nearly everybody at one size loses most of them
-at another; levels side by side find more than any of them alone. What it does not show: what trained convolutions,
-deformable ones or the division of people among levels by their size add to that.
+at another; levels side by side find more than any of them alone. What trained convolutions add to that, or the division
+of people among levels by their size, is seen with trained systems in place of the trunk: each embeds the people at
+their boxes, a person at two sizes on two levels where it has them.
 """
 
 import argparse
@@ -33,10 +35,12 @@ from ps_jax.errors import PersonSearchError
 from ps_jax.evaluation.curves import as_png, new_figure
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.evaluation.similarity import unit_rows
+from ps_jax.interface import Scenes
 from ps_jax.layers.resize import resize_nearest
 from ps_jax.markdown import markdown_table
 from ps_jax.porting import load_trunk_weights
-from ps_jax.systems import System
+from ps_jax.systems import System, build_system
+from ps_jax.training import load_variables
 
 SCENE = (256, 384)  # height, width
 PEOPLE_A_SCENE = 6
@@ -46,7 +50,8 @@ LEVELS = ("c3", "c4", "c5")
 TOGETHER = "c3 + c4 + c5"
 SAME, OTHER = "same size", f"{LARGE / SMALL:g} times as large"
 
-Trunk = Callable[[np.ndarray], Mapping[str, Any]]
+# Pictures u8[scene, height, width, 3] and boxes f64[scene, person, 4] -> rows of length 1, by what they are of.
+Embedder = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
 class Figures(NamedTuple):
@@ -147,28 +152,49 @@ def retrieve(queries: np.ndarray, gallery: np.ndarray) -> Retrieval:
     return Retrieval(float(np.mean(rank == 1)), float(np.mean(1 / rank)))
 
 
-def compare(trunk: Trunk, count: int) -> dict[str, dict[str, Retrieval]]:
+def compare(embedder: Embedder, count: int) -> dict[str, dict[str, Retrieval]]:
     """Retrieval of `count` people by features and by their size in the gallery; queries are the small ones.
 
     Args:
-      trunk: u8[scene, height, width, 3] -> maps.
+      embedder: of people in pictures.
       count: of people, a multiple of `PEOPLE_A_SCENE`.
     """
     figures = make_figures(count)
-
-    def features(street, height):
-        pictures, boxes = draw_scenes(figures, street, height)
-        return embed(trunk(pictures), boxes)
-
-    queries, galleries = features(0, SMALL), {SAME: features(1, SMALL), OTHER: features(1, LARGE)}
+    queries = embedder(*draw_scenes(figures, 0, SMALL))
+    galleries = {
+        SAME: embedder(*draw_scenes(figures, 1, SMALL)),
+        OTHER: embedder(*draw_scenes(figures, 1, LARGE)),
+    }
     return {
         name: {size: retrieve(queries[name], gallery[name]) for size, gallery in galleries.items()}
-        for name in (*LEVELS, TOGETHER)
+        for name in queries
     }
 
 
-def imagenet_trunk(weights: str) -> Trunk:
-    """MobileNetV2 with weights from a file, or published ones by name.
+def trained_systems(workdirs: Sequence[Path]) -> Embedder:
+    """The systems of some work directories, under the names of these.
+
+    Raises:
+      CheckpointError: a directory has no checkpoint.
+    """
+    found = {}
+    for workdir in workdirs:
+        variables, meta = load_variables(workdir)
+        found[workdir.name] = jax.jit(build_system(meta["system"], meta["model"]).embed), variables
+
+    def embed_people(pictures, boxes):
+        scenes = Scenes(jnp.asarray(pictures), jnp.tile(jnp.array(SCENE), (len(pictures), 1)))
+        rows = {
+            name: np.asarray(embed(variables, scenes, jnp.asarray(boxes, jnp.float32)), np.float64)
+            for name, (embed, variables) in found.items()
+        }
+        return {name: unit_rows(x.reshape(-1, x.shape[-1])) for name, x in rows.items()}
+
+    return embed_people
+
+
+def imagenet_trunk(weights: str) -> Embedder:
+    """Features of MobileNetV2 with weights from a file, or published ones by name; see `embed`.
 
     Raises:
       PortingError: the weights cannot be read or do not fit.
@@ -179,11 +205,11 @@ def imagenet_trunk(weights: str) -> Trunk:
     variables = load_trunk_weights(weights, "mobilenet_v2", template)
     forward = jax.jit(lambda image: trunk.apply(variables, image, train=False))
 
-    def maps(pictures):
+    def embed_people(pictures, boxes):
         mean, deviation = np.array(System.pixel_mean), np.array(System.pixel_std)
-        return forward(jnp.asarray((pictures / 255 - mean) / deviation, jnp.float32))
+        return embed(forward(jnp.asarray((pictures / 255 - mean) / deviation, jnp.float32)), boxes)
 
-    return maps
+    return embed_people
 
 
 def retrieval_table(results: Mapping[str, Mapping[str, Retrieval]]) -> str:
@@ -210,10 +236,10 @@ def retrieval_picture(results: Mapping[str, Mapping[str, Retrieval]]) -> bytes:
         values = [100 * line[size].top1 for line in results.values()]
         bars = axes.bar(place + side, values, width=0.38, color=color, label=f"gallery: {size}")
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
-    axes.set_xticks(place, [name.upper() for name in results])
+    axes.set_xticks(place, list(results))
     axes.set(ylabel="top-1 in percent", ylim=(0, 118))
     axes.legend(frameon=False, ncols=2, loc="upper left")
-    axes.set_title(f"Search by features of an ImageNet trunk, people {SMALL} pixels tall", loc="left")
+    axes.set_title(f"Search for people {SMALL} pixels tall", loc="left")
     return as_png(figure)
 
 
@@ -224,11 +250,14 @@ def main(arguments: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--weights", required=True, help="MobileNetV2's: a file or torchvision/mobilenet_v2")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", help="MobileNetV2's: a file or torchvision/mobilenet_v2")
+    what.add_argument("--workdirs", type=Path, nargs="+", help="of trained systems, to compare")
     parser.add_argument("--scenes", type=int, default=16, help=f"of {PEOPLE_A_SCENE} people, default: 16")
     parser.add_argument("--out", type=Path, help="picture to write")
     options = parser.parse_args(arguments)
-    results = compare(imagenet_trunk(options.weights), PEOPLE_A_SCENE * options.scenes)
+    embedder = imagenet_trunk(options.weights) if options.weights else trained_systems(options.workdirs)
+    results = compare(embedder, PEOPLE_A_SCENE * options.scenes)
     print(retrieval_table(results))
     if options.out:
         write_atomically(options.out, retrieval_picture(results))

@@ -1,10 +1,14 @@
 """The comparison of levels at two sizes; with ImageNet weights where PS_JAX_TRUNK_WEIGHTS names MobileNetV2's."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import scale_alignment
 from benchmarks.scale_alignment import (
     LEVELS,
     OTHER,
@@ -19,6 +23,7 @@ from benchmarks.scale_alignment import (
     retrieval_picture,
     retrieval_table,
     retrieve,
+    trained_systems,
 )
 
 
@@ -55,6 +60,29 @@ def test_ranks_of_the_one_right_answer():
     found = retrieve(queries, gallery)
     assert found.top1 == pytest.approx(2 / 3)  # 0.9 first; 0.1 shared with another and behind 0.3; 0.4 first
     assert found.mean_ap == pytest.approx((1 + 1 / 2 + 1) / 3)
+
+
+def test_trained_systems_embed_people_at_their_boxes(monkeypatch):
+    """By the colours in the middle of their boxes most people are found at both sizes."""
+
+    def colours(variables, scenes, boxes):
+        middle = ((boxes[..., :2] + boxes[..., 2:]) / 2).astype(int)
+        row = middle[..., 1:] + jnp.array([-6, 0, 6])  # within the smaller people, too
+        taken = scenes.image[jnp.arange(len(boxes))[:, None, None], row, middle[..., :1]]
+        return taken.reshape(*boxes.shape[:2], 9).astype(jnp.float32)[..., :variables]
+
+    models = {"knows": SimpleNamespace(embed=colours)}
+    monkeypatch.setattr(scale_alignment, "build_system", lambda name, model: models["knows"])
+    loaded = {"colours": 9}
+    monkeypatch.setattr(
+        scale_alignment,
+        "load_variables",
+        lambda workdir: (loaded[workdir.name], {"system": "alignps", "model": {}}),
+    )
+    results = compare(trained_systems([Path("runs/colours")]), 12)
+    assert set(results) == {"colours"}
+    assert results["colours"][SAME].top1 > 0.6 and results["colours"][OTHER].mean_ap > 0.4
+    assert "| colours |" in retrieval_table(results) and retrieval_picture(results)[1:4] == b"PNG"
 
 
 def test_levels_side_by_side_find_people_at_another_size_that_none_alone_finds():
