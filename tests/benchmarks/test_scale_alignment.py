@@ -69,11 +69,11 @@ def test_trained_systems_embed_people_at_their_boxes(monkeypatch):
         middle = ((boxes[..., :2] + boxes[..., 2:]) / 2).astype(int)
         row = middle[..., 1:] + jnp.array([-6, 0, 6])  # within the smaller people, too
         taken = scenes.image[jnp.arange(len(boxes))[:, None, None], row, middle[..., :1]]
-        return taken.reshape(*boxes.shape[:2], 9).astype(jnp.float32)[..., :variables]
+        return taken.reshape(*boxes.shape[:2], 9).astype(jnp.float32) * variables
 
     models = {"knows": SimpleNamespace(embed=colours)}
     monkeypatch.setattr(scale_alignment, "build_system", lambda name, model: models["knows"])
-    loaded = {"colours": 9}
+    loaded = {"colours": 1.0}
     monkeypatch.setattr(
         scale_alignment,
         "load_variables",
