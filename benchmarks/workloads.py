@@ -117,7 +117,7 @@ def alignps(dtype: str, **model: Any) -> System:
 
 def detection(system: System, height: int, width: int) -> Callable[[], Any]:
     """Detection in one scene, every candidate kept, compiled, as a function without arguments."""
-    system = system.changed(**KEEP_ALL)
+    system = system.changed(**{name: x for name, x in KEEP_ALL.items() if hasattr(system.module, name)})
     variables = jax.device_put(fill(system.template))
     scenes = random_scenes(height, width)
     detect = jax.jit(system.detect)

@@ -7,6 +7,8 @@ from configs import (
     alignps,
     alignps_plus,
     datasets,
+    leaps,
+    leaps_tiny,
     nae,
     oim,
     roi_alignps,
@@ -44,7 +46,7 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
 
 
 @pytest.mark.parametrize(
-    "config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim, alignps, roi_alignps]
+    "config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim, alignps, roi_alignps, leaps]
 )
 def test_what_ends_in_a_search_is_not_trained_on_coco_persons(config):
     with pytest.raises(
@@ -197,6 +199,36 @@ def test_every_configuration_of_alignps_makes_its_model(module, dataset):
     assert config.is_locked and system.search_mode == "oc"
     stage = system.template["params"]["backbone"]["stage3"]["block0"]
     assert ("offset" in stage.get("conv2", {})) == (module is alignps_plus)
+
+
+def test_leaps_has_the_papers_settings():
+    for name, triplet, queue, threshold in (("prw", False, 500, 0.3), ("cuhk_sysu", True, 5000, 0.25)):
+        config = leaps.get_config(name)
+        train, model = config.train, config.model
+        assert (train.optimizer, train.learning_rate, train.weight_decay) == ("adamw", 3e-5, 1e-4)
+        assert (train.batch_size, train.epochs, train.milestones) == (2, 36, (24, 33))
+        assert (train.clip_norm, train.warmup_steps, train.warmup_start) == (1, 1000, 0.01)
+        assert (model.trunk, model.num_proposals, model.num_stages, model.reid_stages) == (
+            "resnet50",
+            100,
+            6,
+            2,
+        )
+        assert (model.triplet, model.queue_size, config.eval.score_threshold) == (triplet, queue, threshold)
+        assert (config.eval.query, config.eval.branches) == ("box", 2)
+        assert config.data.resize == (900, 1500)
+
+
+@pytest.mark.parametrize("dataset", [name for name in datasets.DATASETS if name not in datasets.PRETRAINING])
+@pytest.mark.parametrize("module", [leaps, leaps_tiny])
+def test_every_configuration_of_leaps_makes_its_model(module, dataset):
+    config = module.get_config(dataset)
+    system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+    assert config.is_locked and system.search_mode == "oc"
+    params = system.template["params"]
+    boxes = params["proposal_boxes"].shape[0]
+    assert (boxes, "stage_3" in params) == ((30, False) if module is leaps_tiny else (100, True))
+    assert config.data.max_people <= boxes and "reid_head_1" in params
 
 
 def test_roi_alignps_has_the_released_settings():

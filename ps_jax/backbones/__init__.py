@@ -13,6 +13,7 @@ from flax import linen as nn
 from ps_jax.backbones.classifier import TrunkClassifier as TrunkClassifier
 from ps_jax.backbones.convnext import ConvNeXt as ConvNeXt
 from ps_jax.backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
+from ps_jax.backbones.pvt_v2 import PVTv2 as PVTv2
 from ps_jax.backbones.resnet import ResNet as ResNet
 from ps_jax.backbones.swin import Swin as Swin
 from ps_jax.errors import ConfigError
@@ -30,7 +31,8 @@ SWIN_FAMILIES: dict[str, dict[str, Any]] = {
     "solider_swin": {"semantic_weight": 0.6, "stochastic_depth": 0.1},
 }
 SWINS = tuple(f"{family}_{size}" for family in SWIN_FAMILIES for size in SWIN_SIZES)
-TRUNKS = ("resnet50", "resnet50_caffe", "convnext_tiny", "convnext_base", "mobilenet_v2", *SWINS)
+PVTS = ("pvt_v2_b0", "pvt_v2_b2")
+TRUNKS = ("resnet50", "resnet50_caffe", "convnext_tiny", "convnext_base", "mobilenet_v2", *PVTS, *SWINS)
 
 # Mean and deviation of the RGB channels in 0 .. 1 that Caffe's weights want: 123.675, 116.28, 103.53 of 255, and none.
 CAFFE_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -38,15 +40,15 @@ CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
 def build_trunk(name: str, **options: Any) -> nn.Module:
-    """Builds a trunk by its torchvision name (sizes written out; "solider_swin_..." are SOLIDER's).
+    """Builds a trunk by its torchvision name (sizes written out; "solider_swin_..." are SOLIDER's, "pvt_v2_..." PVT's).
 
     "resnet50_caffe" is the ResNet-50 of Detectron: version 1, whose weights want pixels with the mean of
     `CAFFE_MEAN` and deviation `CAFFE_STD`.
 
     Args:
       name: one of `TRUNKS`.
-      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt and Swin `stochastic_depth`, for ResNet
-        `deformable_stages`).
+      **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt, PVT and Swin `stochastic_depth`,
+        for ResNet `deformable_stages`).
 
     Returns:
       The Linen module.
@@ -68,6 +70,10 @@ def build_trunk(name: str, **options: Any) -> nn.Module:
         return ConvNeXt(depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024), **options)
     if name == "mobilenet_v2":
         return MobileNetV2(**options)
+    if name == "pvt_v2_b0":
+        return PVTv2(depths=(2, 2, 2, 2), widths=(32, 64, 160, 256), **options)
+    if name == "pvt_v2_b2":
+        return PVTv2(depths=(3, 4, 6, 3), widths=(64, 128, 320, 512), **options)
     if name in SWINS:
         family, _, size = name.rpartition("_")
         return Swin(**(SWIN_SIZES[size] | SWIN_FAMILIES[family] | options))

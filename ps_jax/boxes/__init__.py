@@ -1,6 +1,7 @@
 """Boxes: `xyxy` in absolute pixels of the resized image, float32, always with fixed shapes and masks."""
 
 from ps_jax.boxes.anchors import cell_anchors, pyramid_anchors
+from ps_jax.boxes.assignment import assign_one_to_one
 from ps_jax.boxes.coder import clip_boxes, decode, encode, large_enough
 from ps_jax.boxes.locations import (
     assign_locations,
@@ -20,6 +21,7 @@ __all__ = [
     "Order",
     "area",
     "assign_locations",
+    "assign_one_to_one",
     "best_first",
     "boxes_around",
     "cell_anchors",

@@ -9,6 +9,10 @@ from ps_jax.heads.box_embedder import BoxPooler as BoxPooler
 from ps_jax.heads.box_embedder import LocationEmbedder as LocationEmbedder
 from ps_jax.heads.box_embedder import ReidProjector as ReidProjector
 from ps_jax.heads.box_embedder import RoiSampling as RoiSampling
+from ps_jax.heads.flexible_reid import FlexibleReidHead as FlexibleReidHead
+from ps_jax.heads.flexible_reid import InteractionModule as InteractionModule
+from ps_jax.heads.flexible_reid import PlainModule as PlainModule
+from ps_jax.heads.flexible_reid import ReidFeatures as ReidFeatures
 from ps_jax.heads.norm_aware import BoxPredictor as BoxPredictor
 from ps_jax.heads.norm_aware import NormalisedBoxRegressor as NormalisedBoxRegressor
 from ps_jax.heads.norm_aware import NormAwareEmbedding as NormAwareEmbedding
@@ -23,6 +27,12 @@ from ps_jax.heads.offsets import Bridge as Bridge
 from ps_jax.heads.offsets import difference as difference
 from ps_jax.heads.offsets import product as product
 from ps_jax.heads.offsets import query_distances as query_distances
+from ps_jax.heads.proposal_interaction import DynamicInteraction as DynamicInteraction
+from ps_jax.heads.proposal_interaction import ProposalAttention as ProposalAttention
+from ps_jax.heads.proposal_pooling import bin_offsets as bin_offsets
+from ps_jax.heads.proposal_pooling import pool_cells as pool_cells
+from ps_jax.heads.proposal_stage import ProposalStage as ProposalStage
+from ps_jax.heads.proposal_stage import StageOutput as StageOutput
 from ps_jax.heads.region_proposals import RegionProposalHead as RegionProposalHead
 from ps_jax.heads.region_proposals import choose_proposals as choose_proposals
 from ps_jax.heads.region_proposals import proposal_losses as proposal_losses

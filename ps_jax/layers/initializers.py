@@ -37,10 +37,13 @@ def kaiming_uniform(negative_slope: float = math.sqrt(5.0)) -> Initializer:
     return initializer
 
 
-def kaiming_normal_fan_out() -> Initializer:
+def kaiming_normal_fan_out(groups: int = 1) -> Initializer:
     """Normal with variance 2 / fan_out, as `torch.nn.init.kaiming_normal_(mode="fan_out")`.
 
-    `fan_out` is height x width x out. Like PyTorch it is not divided by the groups of the convolution.
+    `fan_out` is height x width x out over `groups`.
+
+    Args:
+      groups: 1, as PyTorch has it for any convolution, or the groups of the convolution, as PVT divides.
 
     Returns:
       An initialiser `f(key, shape, dtype)`.
@@ -48,7 +51,7 @@ def kaiming_normal_fan_out() -> Initializer:
 
     def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        outputs = math.prod(shape[:-2]) * shape[-1]
+        outputs = math.prod(shape[:-2]) * shape[-1] / groups
         return jax.random.normal(key, shape, dtype) * math.sqrt(2.0 / outputs)
 
     return initializer

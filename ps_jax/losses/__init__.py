@@ -15,5 +15,9 @@ from ps_jax.losses.oim import InstanceMemory as InstanceMemory
 from ps_jax.losses.oim import empty_memory as empty_memory
 from ps_jax.losses.oim import oim_loss as oim_loss
 from ps_jax.losses.oim import update_memory as update_memory
+from ps_jax.losses.set_prediction import SetLosses as SetLosses
+from ps_jax.losses.set_prediction import SetWeights as SetWeights
+from ps_jax.losses.set_prediction import match_predictions as match_predictions
+from ps_jax.losses.set_prediction import set_losses as set_losses
 from ps_jax.losses.smooth_l1 import smooth_l1 as smooth_l1
 from ps_jax.losses.triplet import batch_hard_triplet_loss as batch_hard_triplet_loss

@@ -1,5 +1,6 @@
 """The feature pyramid network (Lin et al. 2017) with the extra levels of RetinaNet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,11 +23,13 @@ class FeaturePyramid(nn.Module):
       extra_levels: "p6p7" adds p6, a 3x3 convolution of stride 2 of the topmost *input* map, and p7, another
         one of relu(p6) (torchvision's `LastLevelP6P7` where trunk and pyramid differ in width, as SPNet
         has it); None adds none.
+      levels: which of 3, 4 and 5 are returned; the others have no output convolution.
       dtype: type of the computation; None takes the input's.
     """
 
     width: int
     extra_levels: str | None = "p6p7"
+    levels: Sequence[int] = (3, 4, 5)
     dtype: Any = None
 
     @nn.compact
@@ -40,7 +43,8 @@ class FeaturePyramid(nn.Module):
             dictionary are not looked at).
 
         Returns:
-          Levels "p3", "p4", "p5" and, with extra levels, "p6", "p7", each [batch, height, width, width].
+          Those of "p3", "p4", "p5" that are wanted and, with extra levels, "p6", "p7", each
+          [batch, height, width, width].
 
         Raises:
           ConfigError: if `extra_levels` is neither "p6p7" nor None.
@@ -66,7 +70,8 @@ class FeaturePyramid(nn.Module):
             merged = conv(f"lateral{level}", features[f"c{level}"], 1)
             if above is not None:
                 merged = merged + resize_nearest(above, merged.shape[1:3])
-            levels[f"p{level}"] = conv(f"output{level}", merged, 3)
+            if level in self.levels:
+                levels[f"p{level}"] = conv(f"output{level}", merged, 3)
             above = merged
         if self.extra_levels == "p6p7":
             levels["p6"] = conv("p6", features["c5"], 3, stride=2)

@@ -20,6 +20,7 @@ from ps_jax.porting.rules import match_rules as match_rules
 from ps_jax.porting.rules import port_tensors as port_tensors
 from ps_jax.porting.rules import restore_tensors as restore_tensors
 from ps_jax.porting.rules import with_batch_counters as with_batch_counters
+from ps_jax.porting.sparse_rcnn import proposal_stage_rules as proposal_stage_rules
 from ps_jax.porting.swin import solider_swin_rules as solider_swin_rules
 from ps_jax.porting.swin import solider_swin_stage_rules as solider_swin_stage_rules
 from ps_jax.porting.swin import swin_rules as swin_rules
@@ -33,6 +34,8 @@ from ps_jax.porting.trunks import load_trunk_weights as load_trunk_weights
 from ps_jax.porting.trunks import mobilenet_v2_rules as mobilenet_v2_rules
 from ps_jax.porting.trunks import mobilenet_v2_stage_rules as mobilenet_v2_stage_rules
 from ps_jax.porting.trunks import port_trunk as port_trunk
+from ps_jax.porting.trunks import pvt_v2_rules as pvt_v2_rules
+from ps_jax.porting.trunks import pvt_v2_stage_rules as pvt_v2_stage_rules
 from ps_jax.porting.trunks import resnet_rules as resnet_rules
 from ps_jax.porting.trunks import resnet_stage_rules as resnet_stage_rules
 from ps_jax.porting.trunks import trunk_rules as trunk_rules

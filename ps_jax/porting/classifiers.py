@@ -23,7 +23,7 @@ def classifier_rules(trunk: str) -> list[Rule]:
     """Rules of the `TrunkClassifier` of a trunk, those of its linear layer first.
 
     Args:
-      trunk: "resnet50", "mobilenet_v2", a ConvNeXt or one of torchvision's Swin Transformers.
+      trunk: "resnet50", "mobilenet_v2", a ConvNeXt, a PVT v2 or one of torchvision's Swin Transformers.
 
     Raises:
       ConfigError: if there is no table for that trunk.
@@ -40,6 +40,8 @@ def classifier_rules(trunk: str) -> list[Rule]:
         ]
     if trunk.startswith("swin"):
         return [*linear_rules("head", "linear"), *layer_norm_rules("norm", "map_norm")]
+    if trunk.startswith("pvt_v2"):
+        return linear_rules("head", "linear")
     raise ConfigError(f"There is no porting table for the classifier of a trunk {trunk!r}.")
 
 

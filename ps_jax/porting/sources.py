@@ -22,6 +22,13 @@ from ps_jax.porting.roi_alignps import (
 )
 from ps_jax.porting.rules import Rule
 from ps_jax.porting.seqnet import complete_seqnet, port_seqnet, seqnet_config, seqnet_options, seqnet_rules
+from ps_jax.porting.sparse_rcnn import (
+    complete_sparse_rcnn,
+    port_sparse_rcnn,
+    sparse_rcnn_config,
+    sparse_rcnn_options,
+    sparse_rcnn_rules,
+)
 from ps_jax.porting.spnet import port_spnet
 from ps_jax.porting.spnet_export import complete_spnet, spnet_export_rules
 from ps_jax.porting.spnet_options import spnet_config, spnet_options
@@ -58,6 +65,13 @@ SOURCES: dict[str, Source] = {
         port=port_alignps,
         rules=alignps_rules,
         complete=complete_alignps,
+    ),
+    "leaps": Source(  # what Sparse R-CNN has of it, to start from
+        config=sparse_rcnn_config,
+        options=sparse_rcnn_options,
+        port=port_sparse_rcnn,
+        rules=sparse_rcnn_rules,
+        complete=complete_sparse_rcnn,
     ),
     "roi_alignps": Source(
         config=roi_alignps_config,

@@ -1,4 +1,4 @@
-"""Porting tables of the trunks, under torchvision's names (Swin: `swin.py`), and loading a trunk's weights.
+"""Porting tables of the trunks, under torchvision's or PVT's names (Swin: `swin.py`), and loading a trunk's weights.
 
 Each table is a function of the two prefixes, so that the same lines serve a bare trunk ("" and ""), a trunk
 inside a system ("backbone.body." and "trunk/") and a copy of the last stage under another name.
@@ -62,6 +62,27 @@ def resnet_rules(torch: str = "", ours: str = "", bgr: bool = False) -> list[Rul
         *batch_norm_rules(f"{torch}bn1", f"{ours}stem_norm"),
         *resnet_stage_rules(f"{torch}layer{{stage}}.", f"{ours}stage{{stage}}/"),
     ]
+
+
+def detectron_resnet_rules(torch: str, ours: str = "") -> list[Rule]:
+    """Rules of a ResNet trunk of any depth under detectron2's names, its first convolution on red, green, blue.
+
+    Args:
+      torch: prefix of the trunk in the checkpoint, "backbone.bottom_up.".
+      ours: prefix of the trunk's variables without collection, ending in "/" unless empty.
+    """
+    rules = [
+        *convolution_rules(f"{torch}stem.conv1", f"{ours}stem_conv"),
+        *batch_norm_rules(f"{torch}stem.conv1.norm", f"{ours}stem_norm"),
+    ]
+    for stage in (1, 2, 3, 4):
+        block, our_block = f"{torch}res{stage + 1}.{{block}}.", f"{ours}stage{stage}/block{{block}}/"
+        for index in (1, 2, 3):
+            rules += convolution_rules(f"{block}conv{index}", f"{our_block}conv{index}")
+            rules += batch_norm_rules(f"{block}conv{index}.norm", f"{our_block}norm{index}")
+        rules += convolution_rules(f"{block}shortcut", f"{our_block}shortcut_conv")
+        rules += batch_norm_rules(f"{block}shortcut.norm", f"{our_block}shortcut_norm")
+    return rules
 
 
 def convnext_stage_rules(torch_downsample: str | None, torch_blocks: str, ours: str) -> list[Rule]:
@@ -155,6 +176,45 @@ def mobilenet_v2_rules(torch: str = "features.", ours: str = "", flat: bool = Fa
     return rules
 
 
+def pvt_v2_stage_rules(torch: str, ours: str, stage: int = 4) -> list[Rule]:
+    """Rules of one stage of PVT v2, whose parts stand in several places of the checkpoint.
+
+    Args:
+      torch: prefix of the whole network, "" or "backbone.".
+      ours: prefix of the stage's variables without collection, "stage4/".
+      stage: 1 .. 4; the fourth is the last one, from c4 to c5.
+    """
+    block, our_block = f"{torch}block{stage}.{{block}}.", f"{ours}block{{block}}/"
+    attention = f"{our_block}attention/"
+    return [
+        *convolution_rules(f"{torch}patch_embed{stage}.proj", f"{ours}patch_conv"),
+        *layer_norm_rules(f"{torch}patch_embed{stage}.norm", f"{ours}patch_norm"),
+        *layer_norm_rules(f"{block}norm1", f"{our_block}norm1"),
+        *linear_rules(f"{block}attn.q", f"{attention}query"),
+        *linear_rules(f"{block}attn.kv", f"{attention}key_value"),
+        *linear_rules(f"{block}attn.proj", f"{attention}project"),
+        *convolution_rules(f"{block}attn.sr", f"{attention}reduce"),
+        *layer_norm_rules(f"{block}attn.norm", f"{attention}norm"),
+        *layer_norm_rules(f"{block}norm2", f"{our_block}norm2"),
+        *linear_rules(f"{block}mlp.fc1", f"{our_block}expand"),
+        *convolution_rules(f"{block}mlp.dwconv.dwconv", f"{our_block}depthwise"),
+        *linear_rules(f"{block}mlp.fc2", f"{our_block}project"),
+        *layer_norm_rules(f"{torch}norm{stage}", f"{ours}norm"),
+    ]
+
+
+def pvt_v2_rules(torch: str = "", ours: str = "") -> list[Rule]:
+    """Rules of a PVT v2 trunk of any size.
+
+    Args:
+      torch: prefix of the network in the checkpoint, "" or "backbone.".
+      ours: prefix of the trunk's variables without collection, ending in "/" unless empty.
+    """
+    return [
+        rule for stage in (1, 2, 3, 4) for rule in pvt_v2_stage_rules(torch, f"{ours}stage{stage}/", stage)
+    ]
+
+
 def is_flat_mobilenet_v2(names: Iterable[str], torch: str = "features.") -> bool:
     """Tells whether a MobileNetV2 checkpoint numbers the parts of its blocks through."""
     return f"{torch}1.conv.0.weight" in names
@@ -167,8 +227,8 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
       trunk: one of `ps_jax.backbones.TRUNKS`.
       names: the names in the checkpoint, by which two ways of writing MobileNetV2, and files of SOLIDER's trunk
         alone and with its training heads, are told apart.
-      torch: prefix in the checkpoint; None is torchvision's own ("" or "features."), or SOLIDER's ("" or
-        "backbone.").
+      torch: prefix in the checkpoint; None is torchvision's own ("" or "features."), PVT's (""), or SOLIDER's
+        ("" or "backbone.").
       ours: prefix of the trunk's variables without collection, ending in "/" unless empty.
 
     Raises:
@@ -176,6 +236,8 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
     """
     if trunk.startswith("resnet"):
         return resnet_rules(torch or "", ours, bgr=trunk.endswith("_caffe"))
+    if trunk.startswith("pvt_v2"):
+        return pvt_v2_rules(torch or "", ours)
     if trunk.startswith("solider_swin"):
         if torch is None:
             torch = "backbone." if any(name.startswith("backbone.") for name in names) else ""
@@ -193,7 +255,7 @@ def trunk_rules(trunk: str, names: Iterable[str], torch: str | None = None, ours
 def port_trunk(
     tensors: Mapping[str, np.ndarray], trunk: str, template: Mapping[str, Any], torch: str | None = None
 ) -> dict[str, Any]:
-    """Carries the tensors of a torchvision or SOLIDER checkpoint to a trunk's variables.
+    """Carries the tensors of a checkpoint of torchvision, PVT or SOLIDER to a trunk's variables.
 
     The classifier's tensors (`CLASSIFIER_NAMES`) are left out, and MobileNetV2's last convolution where the
     template has none.
@@ -222,7 +284,7 @@ def load_trunk_weights(
     """Reads a weights file and carries it to a trunk's variables: `read_tensors`, then `port_trunk`.
 
     Args:
-      path: file with torchvision's names, or SOLIDER's for its trunks, or a published name; see `read_tensors`.
+      path: file with torchvision's, PVT's or SOLIDER's names, or a published name; see `read_tensors`.
       trunk: the trunk's name, see `trunk_rules`.
       template: the trunk's variables, {"params": ..., "batch_stats": ...}, or their shapes.
       torch: prefix in the checkpoint; None is the file's own, see `trunk_rules`.

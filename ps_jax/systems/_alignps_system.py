@@ -8,11 +8,11 @@ from flax import traverse_util
 
 from ps_jax.backbones import CAFFE_MEAN, CAFFE_STD
 from ps_jax.systems._system import System, Variables
+from ps_jax.systems._trunk_freezing import trained_in_trunk
 from ps_jax.systems.alignps import AlignPS
 from ps_jax.systems.roi_alignps import ROIAlignPS
 
 BACKBONE, LAST_STAGE, OFFSET = "backbone", "stage4", "offset"
-STEM = ("stem_conv", "stem_norm", "stem")
 
 
 class AlignPSSystem(System):
@@ -30,15 +30,7 @@ class AlignPSSystem(System):
     def trainable(self, params):
         """See `System.trainable`; the trunk's first stages and normalisation as the options say."""
         trained = super().trainable(params)
-        stages = tuple(f"stage{number}" for number in range(1, self.module.frozen_stages + 1))
-        frozen = (*STEM, *stages) if self.module.frozen_stages >= 0 else ()
-
-        def is_trained(path):
-            is_norm = self.module.freeze_norms and any("norm" in part for part in path)
-            return path[0] not in frozen and not is_norm
-
-        flat = traverse_util.flatten_dict(trained[BACKBONE])
-        trunk = traverse_util.unflatten_dict({path: is_trained(path) for path in flat})
+        trunk = trained_in_trunk(trained[BACKBONE], self.module.frozen_stages, self.module.freeze_norms)
         return {**trained, BACKBONE: trunk}
 
     def trunk(self, variables: Variables) -> dict[str, Any]:

@@ -8,16 +8,18 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from ps_jax.backbones import TRUNKS, ConvNeXt, MobileNetV2, ResNet, Swin, build_trunk
+from ps_jax.backbones import TRUNKS, ConvNeXt, MobileNetV2, PVTv2, ResNet, Swin, build_trunk
 from ps_jax.errors import ConfigError
 
-# torchvision's own counts, less the classifier and what Swin normalises before it.
+# torchvision's and PVT's own counts, less the classifier and what Swin normalises before it.
 PARAMETERS = {
     "resnet50": 25_557_032 - 2_049_000,
     "resnet50_caffe": 25_557_032 - 2_049_000,
     "convnext_tiny": 28_589_128 - 2 * 768 - 769_000,
     "convnext_base": 88_591_464 - 2 * 1024 - 1_025_000,
     "mobilenet_v2": 3_504_872 - 1_281_000 - (320 * 1280 + 2 * 1280),
+    "pvt_v2_b0": 3_666_760 - 257_000,
+    "pvt_v2_b2": 25_362_856 - 513_000,
     "swin_tiny": 28_288_354 - 2 * 768 - 769_000,
     "swin_small": 49_606_258 - 2 * 768 - 769_000,
     "swin_base": 87_768_224 - 2 * 1024 - 1_025_000,
@@ -39,6 +41,8 @@ LAST_STAGE_PARAMETERS = {
     "convnext_tiny": 15_470_592,
     "convnext_base": 27_443_200,
     "mobilenet_v2": 1_269_184,
+    "pvt_v2_b0": 1_969_920,
+    "pvt_v2_b2": 10_995_712,
     "swin_tiny": 15_366_576,
     "swin_small": 15_366_576,
     "swin_base": 27_304_512,
@@ -49,7 +53,7 @@ LAST_STAGE_PARAMETERS = {
     "solider_swin_small": 15_366_576 + 8 * 768,
     "solider_swin_base": 27_304_512 + 8 * 1024,
 }
-SMALL = ("resnet", "convnext", "mobilenet_v2", "swin", "swin_v2", "solider_swin")
+SMALL = ("resnet", "convnext", "mobilenet_v2", "pvt_v2", "swin", "swin_v2", "solider_swin")
 
 
 def count(tree):
@@ -65,6 +69,8 @@ def small(name, **options):
     """The architecture at a size that runs in a moment."""
     if name == "convnext":
         return ConvNeXt(depths=(1, 1, 2, 1), widths=(4, 8, 12, 16), **options)
+    if name == "pvt_v2":
+        return PVTv2(depths=(1, 1, 2, 1), widths=(4, 8, 12, 16), heads=(1, 2, 3, 4), **options)
     if name.endswith(("swin", "swin_v2")):
         options = {"depths": (1, 1, 2, 1), "width": 8, "heads": 2, "window": 4} | options
         options |= {"swin": {}, "swin_v2": {"version": 2}, "solider_swin": {"semantic_weight": 0.6}}[name]
@@ -147,7 +153,7 @@ def test_training_moves_every_running_statistic_and_evaluation_none(name):
     assert np.abs(trained["c5"] - evaluated["c5"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["convnext", "swin", "swin_v2"])
+@pytest.mark.parametrize("name", ["convnext", "pvt_v2", "swin", "swin_v2"])
 def test_stochastic_depth_works_in_training_alone_and_grows_with_depth(name):
     trunk = small(name, stochastic_depth=0.5)
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
@@ -181,6 +187,29 @@ def test_stochastic_depth_of_swin_is_torchvisions_or_soliders(size, rate):
     assert build_trunk(f"swin_{size}", stochastic_depth=0.0).last_stage().stochastic_depth == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("size", ["b0", "b2"])
+def test_stochastic_depth_of_pvt_is_the_releases(size):
+    assert build_trunk(f"pvt_v2_{size}").last_stage().stochastic_depth[-1] == 0.1
+
+
+def test_kernels_of_pvt_start_with_the_releases_deviations():
+    """Convolutions sqrt(2 / fan out), depthwise ones sqrt(2 / 9): the release divides by the groups."""
+    _, variables = PVTv2(depths=(1, 1, 1, 1)).init_with_output(
+        jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False
+    )
+    stage = variables["params"]["stage3"]
+    expected = {
+        "patch_conv": (2 / (9 * 320)) ** 0.5,
+        "block0/depthwise": (2 / 9) ** 0.5,
+        "block0/attention/reduce": (2 / (4 * 320)) ** 0.5,
+        "block0/expand": 0.02 * 0.8796,  # cut at two deviations
+    }
+    flat = traverse_util.flatten_dict(stage, sep="/")
+    for path, deviation in expected.items():
+        np.testing.assert_allclose(np.std(flat[f"{path}/kernel"]), deviation, rtol=0.05, err_msg=path)
+        assert not np.any(flat[f"{path}/bias"])
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_an_image_has_the_same_features_alone_and_in_a_batch(name):
     trunk = small(name)
@@ -209,5 +238,5 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_variables(name):
 
 
 def test_an_unknown_trunk_is_named_with_the_choices():
-    with pytest.raises(ConfigError, match=r"no trunk 'resnet5'. Choose one of: resnet50, resnet50_caffe,"):
+    with pytest.raises(ConfigError, match=r"no trunk 'resnet5'. Choose one of: resnet50, resnet50_caffe, "):
         build_trunk("resnet5")

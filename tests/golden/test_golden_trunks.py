@@ -1,4 +1,4 @@
-"""Trunks against torchvision's and SOLIDER's numbers: four maps, the gradients of the image and of every weight."""
+"""Trunks against torchvision's, PVT's and SOLIDER's numbers: four maps, gradients of the image and of every weight."""
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ def float32_norm(x: np.ndarray) -> float:
         ("swin_tiny", "bb_swin_t"),
         ("swin_v2_tiny", "bb_swin_v2_t"),
         ("solider_swin_tiny", "bb_solider_swin_tiny"),
+        pytest.param("pvt_v2_b2", "bb_pvt_v2_b2", marks=pytest.mark.slow),
         pytest.param("convnext_base", "bb_convnext_base", marks=pytest.mark.slow),
         pytest.param("swin_base", "bb_swin_b", marks=pytest.mark.slow),
         pytest.param("solider_swin_base", "bb_solider_swin_base", marks=pytest.mark.slow),

@@ -88,6 +88,16 @@ def test_without_extra_levels_there_are_three(case):
     assert list(levels) == ["p3", "p4", "p5"]
 
 
+def test_levels_that_are_not_wanted_have_no_output(case):
+    features, params = case
+    whole = FeaturePyramid(WIDTH).apply({"params": params}, features)
+    wanted = {name: tree for name, tree in params.items() if name not in ("output5", "p6", "p7")}
+    part = FeaturePyramid(WIDTH, extra_levels=None, levels=(3, 4)).apply({"params": wanted}, features)
+    assert list(part) == ["p3", "p4"]
+    for name, level in part.items():
+        np.testing.assert_array_equal(level, whole[name])
+
+
 def test_unknown_extra_levels_are_refused(case):
     features, params = case
     with pytest.raises(ConfigError, match=r"extra_levels is 'p6'. Use 'p6p7' or None."):

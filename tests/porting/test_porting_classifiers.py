@@ -14,6 +14,7 @@ SHAPES = {
     "resnet50": (2, 3, 2048),
     "convnext_tiny": (2, 3, 768),
     "mobilenet_v2": (2, 3, 320),
+    "pvt_v2_b2": (2, 3, 512),
     "swin_tiny": (2, 3, 768),
 }
 FILES = {trunk: f"bb_{trunk}" for trunk in SHAPES} | {"swin_tiny": "bb_swin_t"}
@@ -21,6 +22,7 @@ LINEAR = {
     "resnet50": "fc",
     "convnext_tiny": "classifier.2",
     "mobilenet_v2": "classifier.1",
+    "pvt_v2_b2": "head",
     "swin_tiny": "head",
 }
 

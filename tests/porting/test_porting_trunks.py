@@ -21,7 +21,9 @@ from ps_jax.porting import (
     mobilenet_v2_stage_rules,
     port_tensors,
     port_trunk,
+    pvt_v2_stage_rules,
     resnet_stage_rules,
+    restore_tensors,
     solider_swin_stage_rules,
     swin_stage_rules,
     trunk_rules,
@@ -54,7 +56,10 @@ def checkpoint(golden_dir, trunk):
 
 @pytest.mark.parametrize(
     "trunk",
-    ["resnet50", "convnext_tiny", "mobilenet_v2", "swin_tiny", "swin_v2_tiny", "solider_swin_tiny"],
+    [
+        *("resnet50", "convnext_tiny", "mobilenet_v2", "swin_tiny", "swin_v2_tiny", "solider_swin_tiny"),
+        "pvt_v2_b2",
+    ],
 )
 def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     tensors = checkpoint(golden_dir, trunk)
@@ -68,6 +73,10 @@ def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     elif trunk.startswith("swin"):
         renamed = {"features.6.": f"{COPY}0.", "features.7.": f"{COPY}1."}
         rules = swin_stage_rules(f"{COPY}0.", f"{COPY}1.", "")
+    elif trunk == "pvt_v2_b2":
+        parts = ("patch_embed4.", "block4.", "norm4.")
+        renamed = {part: COPY + part for part in parts}
+        rules = pvt_v2_stage_rules(COPY, "")
     elif trunk == "solider_swin_tiny":  # the copy is of the whole network
         renamed = {"": COPY}
         rules = [*solider_swin_stage_rules(COPY, ""), Rule(f"{COPY}*", None)]
@@ -84,6 +93,16 @@ def test_a_copy_of_the_last_stage_ports_like_the_trunks(golden_dir, trunk):
     for collection, variables in stage.items():
         chex.assert_trees_all_equal(variables, whole[collection]["stage4"])
     assert ("batch_stats" in stage) == (trunk in ("resnet50", "mobilenet_v2"))
+
+
+def test_pvts_names_lead_both_ways(golden_dir):
+    """Every tensor but the classifier's comes back from the variables bit for bit."""
+    tensors = checkpoint(golden_dir, "pvt_v2_b2")
+    ported = port_trunk(tensors, "pvt_v2_b2", shapes_of("pvt_v2_b2"))
+    back = restore_tensors(ported, trunk_rules("pvt_v2_b2", tuple(tensors)))
+    assert set(tensors) - set(back) == {"head.weight", "head.bias"} and set(back) < set(tensors)
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
 
 
 def test_the_two_ways_of_writing_mobilenet_v2_are_one(golden_dir):
@@ -130,9 +149,11 @@ def test_soliders_trunk_is_found_alone_and_beside_its_training_heads(golden_dir,
     chex.assert_trees_all_equal(loaded, port_trunk(alone, trunk, template))
 
 
-@pytest.mark.parametrize("trunk", ["resnet50", "convnext_tiny", "mobilenet_v2", "swin_tiny", "swin_v2_tiny"])
+@pytest.mark.parametrize(
+    "trunk", ["resnet50", "convnext_tiny", "mobilenet_v2", "pvt_v2_b2", "swin_tiny", "swin_v2_tiny"]
+)
 def test_published_files_load_with_their_classifier_left_out(golden_dir, tmp_path, trunk):
-    """torchvision's files as they are: PyTorch's format, counters, indices and classifier among the tensors."""
+    """torchvision's and PVT's files as they are: PyTorch's format, counters, indices and classifier in them."""
     tensors = checkpoint(golden_dir, trunk)
     if trunk == "mobilenet_v2":  # stored without its linear layer
         tensors["classifier.1.weight"] = np.zeros((1000, 1280), np.float32)

@@ -220,6 +220,34 @@ def test_roi_alignps_without_mutual_learning_is_the_same_run_in_both_tables():
     assert named.overrides == ("--config.data.dir=data/prw",)  # the configuration as it is
 
 
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("path", [path for path in TABLES if "leaps" in path])
+def test_every_row_of_leaps_takes_its_options(path, dataset):
+    table = load_table(f"{path}:{dataset}")
+    small = dataset == "streets"
+    models = []
+    for row in table.rows:
+        assert row.config == f"configs/leaps{'_tiny' if small else ''}.py:{dataset}"
+        config = configuration(row.config, "--config.seed=7", *row.overrides)
+        assert (config.seed, bool(row.after), bool(config.pretrained)) == (
+            7,
+            bool(row.after),
+            bool(row.after),
+        )
+        if row.after:
+            assert (row.after, config.train.epochs) == ("detector", 2.0)
+            assert table.row("detector").preparation
+        else:
+            assert config.train.epochs == (12.0 if small else 36.0)
+        assert config.eval.branches == len(config.model.branches)
+        model = config.model.to_dict()
+        assert model not in models
+        models.append(model)
+    assert any(row.preparation for row in table.rows) == (small and "table5" not in path)
+    system = build_system(config.system, model_arguments(config, "train", num_identities=3))
+    assert "proposal_boxes" in system.template["params"]
+
+
 def test_the_ladder_of_figure_6_changes_the_boxes_of_pretraining_alone():
     table = load_table("configs/tables/spnet_figure6.py:cuhk_sysu")
     assert table.ladder.series["OC"][20] == "OC 20 %"

@@ -77,6 +77,13 @@ def test_a_step_of_the_seqnet_family_on_two_devices_is_the_step_on_one(system):
 
 
 @pytest.mark.slow
+def test_a_step_of_leaps_on_two_devices_is_the_step_on_one():
+    report = _report("leaps")
+    assert len(report["terms"]) == 6 and min(report["terms"].values()) > 1e-3
+    assert report["term"] < 1e-5 and report["gradient"] < 1e-5
+    _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
+
+
 @pytest.mark.parametrize("system", ["alignps", "roi_alignps"])
 def test_a_step_of_alignps_on_two_devices_is_the_step_on_one(system):
     """Of ROI-AlignPS with all that the branches learn from each other."""

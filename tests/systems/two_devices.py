@@ -1,7 +1,7 @@
 """Run as a program on two CPU devices: prints how far a step on two devices is from one on a single device.
 
-Arguments: mode (of SPNet "oc" or "qc", else "seqnet", "nae", "alignps" or "roi_alignps"), trunk ("tiny" or a trunk's
-name), variant (of SPNet "", "queue" or "large").
+Arguments: mode (of SPNet "oc" or "qc", else "seqnet", "nae", "alignps", "roi_alignps" or "leaps"), trunk ("tiny" or a
+trunk's name), variant (of SPNet "", "queue" or "large").
 """
 
 import json
@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny_alignps
+import tiny_leaps
 import tiny_roi_alignps
 import tiny_seqnet
+from test_leaps import spread
 from tiny_spnet import LARGE, OPTIONS, batch, tiny_trunk, two_views
 
 from ps_jax.interface import People, Scenes
-from ps_jax.systems import alignps, build_system, seqnet, spnet
+from ps_jax.systems import alignps, build_system, leaps, seqnet, spnet
 
 AXIS = "device"
 # For a mode the system, and its options beside the trunk.
@@ -27,6 +29,7 @@ SYSTEMS = {
     "nae": ("seqnet", tiny_seqnet.OPTIONS | tiny_seqnet.NAE),
     "alignps": ("alignps", tiny_alignps.OPTIONS),
     "roi_alignps": ("roi_alignps", tiny_roi_alignps.OPTIONS | tiny_roi_alignps.MUTUAL),
+    "leaps": ("leaps", tiny_leaps.OPTIONS | {"triplet": True, "match_threshold": 0.2}),
 }
 
 
@@ -48,7 +51,7 @@ def main(mode: str, trunk: str, variant: str) -> None:
     if variant == "large":  # with a batch normalisation of lengths, too
         options |= LARGE | {"logit_scale": "batch"}
     if trunk == "tiny":
-        spnet.build_trunk = seqnet.build_trunk = alignps.build_trunk = tiny_trunk
+        spnet.build_trunk = seqnet.build_trunk = alignps.build_trunk = leaps.build_trunk = tiny_trunk
         if name in ("spnet", "seqnet"):
             options["stochastic_depth"] = 0.5
     scenes, people = batch((2, 0, 3, 1))
@@ -62,7 +65,9 @@ def main(mode: str, trunk: str, variant: str) -> None:
                 table = variables["memory"][table_name]
                 table = jax.random.normal(jax.random.key(1 + 10 * number), table.shape)
                 table = table / jnp.linalg.norm(table, axis=-1, keepdims=True)
-                variables["memory"][table_name] = table.at[1].set(0.0)
+                variables["memory"][table_name] = table.at[..., 1, :].set(0.0)
+    if name == "leaps":
+        variables = spread(variables)
     # The initial projection is so small that the normalisation behind it would magnify rounding.
     encoders = [variables, variables["memory"].get("momentum_encoder")]
     for encoder in filter(None, encoders):
