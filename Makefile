@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # `make demo WEIGHTS=file` starts from trunk weights: MobileNetV2 under torchvision's names, .npz or .safetensors.
 DEMO := runs/demo$(if $(WEIGHTS),_$(basename $(notdir $(WEIGHTS))))
 
-.PHONY: demo test test-all lint bench environment clean
+.PHONY: demo test test-all lint bench docs environment clean
 
 environment: $(READY)
 
@@ -41,5 +41,9 @@ bench: $(READY)
 	$(PYTHON) -m benchmarks.convolutions
 	$(PYTHON) -m benchmarks.speed $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
 
+# The pages and the API reference, as HTML in docs/_build; warnings are errors.
+docs: $(READY)
+	$(PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build
+
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache docs/_build

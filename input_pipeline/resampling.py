@@ -59,6 +59,38 @@ def resize_picture(image: Tensor, size: Tensor) -> Tensor:
     return _to_u8(tf.image.resize(image, size, method="bilinear", antialias=False))
 
 
+def resize_array(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """`resize_picture` without TensorFlow, bit for bit.
+
+    Args:
+      image: u8[height, width, 3].
+      size: i32[2], new (height, width).
+
+    Returns:
+      u8[new height, new width, 3].
+    """
+    (top, bottom, down), (left, right, across) = (
+        _array_taps(length, int(new)) for length, new in zip(image.shape, size, strict=False)
+    )
+    # Every row that is needed is mixed along its width once.
+    rows, index = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    needed = image[rows].astype(np.float32)
+    mixed = needed[:, left]
+    mixed += (needed[:, right] - mixed) * across[None, :, None]
+    upper, lower = mixed[index[: len(top)]], mixed[index[len(top) :]]
+    upper += (lower - upper) * down[:, None, None]
+    return np.clip(np.floor(upper + np.float32(0.5)), 0, 255).astype(np.uint8)
+
+
+def _array_taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_taps`, of all positions."""
+    scale = np.float32(length) / np.float32(new_length)
+    position = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    low = np.floor(position)
+    first, second = (np.clip(edge.astype(np.int32), 0, length - 1) for edge in (low, np.ceil(position)))
+    return first, second, position - low
+
+
 def render(image: Tensor, view: View, crop: tuple[int, int], fill: Tensor) -> Tensor:
     """Draws a view of a scene: scale, pad with `fill`, cut the window, resize it to the crop, flip.
 

@@ -27,3 +27,7 @@ class PortingError(PersonSearchError):
 
 class TrainingError(PersonSearchError):
     """Training cannot go on: a loss is not finite, or the state could not be saved."""
+
+
+class GalleryError(PersonSearchError):
+    """A gallery is missing, out of reach, or was indexed by another model or with other options."""

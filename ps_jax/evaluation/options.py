@@ -51,7 +51,7 @@ def parse_arguments(description: str, arguments: list[str]) -> tuple[argparse.Na
     option("--cross_camera", action=argparse.BooleanOptionalAction, help="only scenes of other cameras")
     option("--true_boxes", action=argparse.BooleanOptionalAction, help="also search the annotated boxes")
     option("--similarity", choices=SIMILARITIES, help="cosine, or the cosine times the detection's score")
-    option("--cbgm", type=_two_numbers, metavar="K1,K2", help="context bipartite graph matching")
+    option("--cbgm", type=two_numbers, metavar="K1,K2", help="context bipartite graph matching")
     option("--cbgm_grid", type=_grid, metavar="K1,..xK2,..", help="the same for all pairs: 10,20,30x2,3,4")
     option("--cbgm_candidates", choices=CANDIDATES, help="k1 counts detections (released) or scenes (paper)")
     option("--detector", type=Path, help="work directory of another training, whose detections are embedded")
@@ -150,7 +150,8 @@ def _word(value: Any) -> str:
     return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _two_numbers(text: str) -> dict[str, int]:
+def two_numbers(text: str) -> dict[str, int]:
+    """'10,3' -> {"k1": 10, "k2": 3}."""
     try:
         k1, k2 = (int(part) for part in text.split(","))
     except ValueError:

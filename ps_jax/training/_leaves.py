@@ -71,7 +71,7 @@ def unflatten_state(leaves: dict[str, np.ndarray], template: TrainState) -> Trai
     return state.replace(rng=jax.random.wrap_key_data(state.rng))
 
 
-def unflatten_variables(leaves: dict[str, np.ndarray]) -> dict[str, Any]:
+def unflatten_variables(leaves: dict[str, Any]) -> dict[str, Any]:
     """The collections a system takes, as nested dictionaries, from a state's named leaves."""
     variables = {
         name: leaf

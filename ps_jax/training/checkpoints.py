@@ -32,6 +32,7 @@ from ps_jax.training._leaves import (
     unflatten_state,
     unflatten_variables,
 )
+from ps_jax.training.packages import is_package, read_package
 from ps_jax.training.state import TrainState
 
 KEEP_LAST = 3  # checkpoints of a phase
@@ -210,7 +211,8 @@ def load_variables(
     """Reads the variables of a trained system, for evaluation and search.
 
     Args:
-      workdir: work directory of a training run.
+      workdir: work directory of a training run, or a model package (`ps_jax.training.packages`), which holds the one
+        checkpoint it was made of.
       phase: name of the phase; None takes the last one that has a checkpoint.
       which: "last", or "best" for the checkpoint with the best periodic evaluation.
 
@@ -224,6 +226,8 @@ def load_variables(
     if which not in ("last", "best"):
         raise ValueError(f'which must be "last" or "best", not {which!r}')
     workdir = Path(workdir).absolute()
+    if is_package(workdir):
+        return read_package(workdir)
     folder = "checkpoints" if which == "last" else "best"
     found = [path for path in workdir.glob(f"*/{folder}") if has_checkpoints(path)]
     if phase is not None:

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 from painted_scenes import COLOURS, found_box, paint
 
 from input_pipeline.lazy_tensorflow import tensorflow
-from input_pipeline.resampling import View, render, resize_picture, window_size
+from input_pipeline.resampling import View, render, resize_array, resize_picture, window_size
 from input_pipeline.transforms import Augmentation, focused_crop, jitter, move_boxes, safe_crop
 from ps_jax.errors import ConfigError
 
@@ -330,3 +330,18 @@ def test_jitter():
 def test_config_errors(phase, words):
     with pytest.raises(ConfigError, match=words):
         Augmentation.from_phase(ConfigDict(phase))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((120, 160), (240, 320)),
+        ((576, 720), (240, 300)),
+        ((7, 5), (31, 64)),
+        ((48, 64), (48, 64)),
+        ((1, 1), (9, 3)),
+    ],
+)
+def test_resizing_without_tensorflow_gives_the_same_bits(before, after):
+    image = np.random.default_rng(0).integers(0, 256, (*before, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize_array(image, after), resize_picture(image, after).numpy())

@@ -1,0 +1,284 @@
+"""Fills a gallery: looks at what is new or changed, in batches, so that it can be stopped and killed at any time.
+
+A part is recorded after its people, and both lie on disk before the next ones; what a kill leaves behind is removed at
+the next start. So a gallery never lacks what was acknowledged and never has anything twice.
+"""
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ps_jax.errors import DataError
+from ps_jax.search.detector import Detector, Found
+from ps_jax.search.media import Look, MediaFile, find_files, look_at_picture, look_at_video
+from ps_jax.search.records import Part, People, joined_people, part_id
+from ps_jax.search.stores import Store
+
+SCENES_AT_A_TIME = 16  # handed to the detector, which makes batches of those of one size
+FRAMES_A_PART = 64  # of a video
+FLUSH_PARTS, FLUSH_SECONDS = 512, 20.0  # insertions are large or rare
+READERS = 4  # threads that decode pictures
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an index run has to do.
+
+    Attributes:
+      files: (file, number of the first frame to look at), new, changed or left unfinished.
+      outdated: ids of parts to forget: of files that have changed or are gone.
+      unchanged: how many files need nothing.
+      gone: paths of files that are no longer there.
+      unnamed: paths that are no UTF-8 text, which no store takes; they are passed over.
+    """
+
+    files: tuple[tuple[MediaFile, int], ...]
+    outdated: tuple[int, ...]
+    unchanged: int
+    gone: tuple[str, ...]
+    unnamed: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """What an index run did.
+
+    Attributes:
+      files, scenes, people: looked at, and found in them.
+      damaged: path -> why it cannot be read.
+    """
+
+    files: int = 0
+    scenes: int = 0
+    people: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
+    """Compares what is recorded with what lies on disk.
+
+    Args:
+      parts: everything that is recorded.
+      places: folders and files to index. Of recorded files those that lay in one of these folders and are not there
+        any more are gone; files elsewhere stay as they are.
+
+    Raises:
+      DataError: a place does not exist, or there is nothing to look at.
+    """
+    recorded: dict[str, list[Part]] = {}
+    for part in parts:
+        recorded.setdefault(part.path, []).append(part)
+    files, outdated, unchanged = [], [], 0
+    everything = find_files(places)
+    there = [file for file in everything if _is_text(file.path)]
+    for file in there:
+        known = recorded.get(file.path, [])
+        same = [part for part in known if (part.size, part.modified) == (file.size, file.modified)]
+        outdated += [part.id for part in known if part not in same]
+        if any(part.finished for part in same):
+            unchanged += 1
+        else:
+            files.append((file, max((part.first + part.frames for part in same), default=0)))
+    folders = [place.absolute() for place in map(Path, places) if place.is_dir()]
+    present = {file.path for file in there}
+    gone = sorted(
+        path
+        for path in recorded.keys() - present
+        if any(Path(path).is_relative_to(folder) for folder in folders)
+    )
+    outdated += [part.id for path in gone for part in recorded[path]]
+    unnamed = tuple(file.path for file in everything if not _is_text(file.path))
+    return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed)
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def index_files(
+    store: Store,
+    detector: Detector,
+    files: Sequence[tuple[MediaFile, int]],
+    fps: float,
+    progress: Callable[[Look], Any] = lambda look: None,
+) -> Report:
+    """Looks at files and adds what is found.
+
+    Whatever ends it early, Ctrl-C included, what has been looked at is added first.
+
+    Args:
+      store: where to.
+      detector: what finds and embeds.
+      files: (file, number of the first frame to look at).
+      fps: frames a second of video to look at.
+      progress: called with every scene that is done.
+    """
+    report = Report()
+    writer = _Writer(store, detector, report)
+    with _ahead(_looks(files, fps), 2 * SCENES_AT_A_TIME) as looks:
+        try:
+            while some := list(itertools.islice(looks, SCENES_AT_A_TIME)):
+                readable = [look.image for look in some if look.image is not None]
+                found = iter(detector.detect(readable))
+                for look in some:
+                    writer.take(look, None if look.image is None else next(found))
+                    progress(look)
+                writer.flush_if_due()
+        finally:
+            writer.flush()
+    return report
+
+
+class _Writer:
+    """Makes parts of scenes and adds them in large insertions."""
+
+    def __init__(self, store: Store, detector: Detector, report: Report):
+        self._store, self._detector, self._report = store, detector, report
+        self._open: list[tuple[Look, People]] = []  # consecutive frames of one video
+        self._parts: list[Part] = []
+        self._people: list[People] = []
+        self._flushed = time.monotonic()
+
+    def take(self, look: Look, found: Found | None) -> None:
+        """Adds a scene to the open part; None: it is damaged."""
+        if self._open and self._open[0][0].file != look.file:
+            self._close()
+        people = joined_people([], int(self._store.about["width"]))
+        if found is not None:
+            count = len(found.score)
+            time_of = np.full(count, look.taken + look.moment)
+            people = People(
+                np.zeros(count, np.int64),
+                np.full(count, look.moment),
+                time_of,
+                found.box,
+                found.score,
+                self._detector.gallery_features(found),
+            )
+        self._open.append((look, people))
+        if look.last or len(self._open) == FRAMES_A_PART:
+            self._close()
+
+    def _close(self) -> None:
+        if not self._open:
+            return
+        first, last = self._open[0][0], self._open[-1][0]
+        file, image = first.file, first.image
+        people = joined_people((rows for _, rows in self._open), int(self._store.about["width"]))
+        part = Part(
+            id=part_id(file.path, file.size, file.modified, first.number),
+            path=file.path,
+            size=file.size,
+            modified=file.modified,
+            first=first.number,
+            frames=last.number - first.number + 1,
+            finished=last.last,
+            taken=first.taken,
+            height=0 if image is None else image.shape[0],
+            width=0 if image is None else image.shape[1],
+            people=len(people.part),
+            damage=first.damage,
+        )
+        self._parts.append(part)
+        self._people.append(people._replace(part=np.full(part.people, part.id)))
+        report = self._report
+        report.files += part.finished
+        report.scenes += sum(look.image is not None for look, _ in self._open)
+        report.people += part.people
+        if part.damage:
+            report.damaged[part.path] = part.damage
+        self._open = []
+
+    def flush_if_due(self) -> None:
+        """Adds what has come together, where that is much or some time has passed."""
+        due = time.monotonic() - self._flushed > FLUSH_SECONDS
+        if due or len(self._parts) >= FLUSH_PARTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Adds everything that has been looked at."""
+        self._close()
+        if self._parts:
+            self._store.add(self._parts, joined_people(self._people, int(self._store.about["width"])))
+        self._parts, self._people, self._flushed = [], [], time.monotonic()
+
+
+def _looks(files: Sequence[tuple[MediaFile, int]], fps: float) -> Iterator[Look]:
+    """All scenes of files in order; pictures are decoded some ahead, in several threads."""
+    with ThreadPoolExecutor(READERS, "reader") as pool:
+        for is_video, group in itertools.groupby(files, lambda pair: pair[0].is_video):
+            if is_video:
+                for file, first in group:
+                    yield from look_at_video(file, fps, first)
+                continue
+            waiting = []
+            for file, _ in group:
+                waiting.append(pool.submit(look_at_picture, file))
+                if len(waiting) > 2 * READERS:
+                    yield waiting.pop(0).result()
+            for future in waiting:
+                yield future.result()
+
+
+class _ahead:
+    """Runs an iterator in a thread, at most `most` items ahead; leaving the context ends the thread."""
+
+    _END = object()
+
+    def __init__(self, items: Iterator[Any], most: int):
+        self._items = items
+        self._queue: queue.Queue[Any] = queue.Queue(most)
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, name="looks", daemon=True)
+
+    def __enter__(self) -> Iterator[Any]:
+        self._thread.start()
+        return self._taken()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _fill(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as error:
+            self._error = error
+        self._put(self._END)
+
+    def _put(self, item: Any) -> bool:
+        while not self._over.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _taken(self) -> Iterator[Any]:
+        while (item := self._queue.get()) is not self._END:
+            yield item
+        if self._error is not None:
+            raise self._error
+
+
+def gallery_about(detector: Detector, model: str | Path, fps: float) -> Mapping[str, Any]:
+    """What a gallery records of what it was made by."""
+    if not 0 < fps <= 240:
+        raise DataError(f"--fps {fps:g}: wanted are more than 0 and at most 240 frames a second")
+    return {**detector.about, "fps": fps, "model": str(Path(model).absolute())}

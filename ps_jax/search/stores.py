@@ -1,0 +1,104 @@
+"""The interface of a gallery's storage, and the choice of one by its address."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from ps_jax.errors import GalleryError
+from ps_jax.search.records import Hits, Part, People, Restriction
+
+QDRANT = ("qdrant://", "qdrant+https://")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where a gallery lies.
+
+    What `add` has returned from is on disk. Rows of people whose part is not recorded are what a killed `add` left
+    behind; readers pass over them and `mend` removes them.
+
+    Attributes:
+      about: what the gallery was made by, and "width", the length of its features.
+    """
+
+    about: Mapping[str, Any]
+
+    def add(self, parts: Sequence[Part], people: People) -> None:
+        """Records parts with the people found in them: the people first, then the parts."""
+
+    def delete(self, parts: Collection[int]) -> None:
+        """Forgets parts: their records first, then their people."""
+
+    def parts(self) -> list[Part]:
+        """Everything that is recorded, in no order."""
+
+    def scan(self, parts: Collection[int] | None = None) -> Iterator[People]:
+        """All people, or those of some parts, in tables of any length."""
+
+    def search(
+        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction
+    ) -> list[Hits]:
+        """For each query the `count` people of the largest product of features; by an index where there is one."""
+
+    def count(self) -> int:
+        """How many rows of people are stored."""
+
+    def mend(self) -> None:
+        """Removes people whose part is not recorded. Only while nobody else writes."""
+
+    def optimize(self, index: bool) -> None:
+        """Merges small files and, where asked for, makes or renews an index for approximate search."""
+
+
+def open_store(address: str) -> Store:
+    """Opens a gallery that exists.
+
+    Args:
+      address: a folder or what else LanceDB takes ("s3://bucket/folder"), or "qdrant://host[:port][/name]",
+        "qdrant+https://..." for a Qdrant server (its key in the environment's QDRANT_API_KEY).
+
+    Raises:
+      GalleryError: there is none, it cannot be reached, or its package is not installed.
+    """
+    store = _open(address, None, 0)
+    if store is None:
+        raise GalleryError(f"{address}: there is no gallery here; make it with python search.py index")
+    return store
+
+
+def make_store(address: str, about: Mapping[str, Any], writer: int = 0) -> Store:
+    """Opens a gallery to write to; makes it where there is none.
+
+    Args:
+      address: see `open_store`.
+      about: what the gallery is made by, JSON values, with the features' "width".
+      writer: number of the process, of several that write at the same time.
+
+    Raises:
+      GalleryError: it cannot be made or reached, or was made by something else; names what differs.
+    """
+    store = _open(address, about, writer)
+    assert store is not None
+    differing = [name for name in about if name not in FREE and about[name] != store.about.get(name)]
+    if differing:
+        listed = "; ".join(f"{name} {store.about.get(name)} there, {about[name]} here" for name in differing)
+        raise GalleryError(
+            f"{address}: this gallery was indexed otherwise ({listed}); use the same model and options, or another "
+            "--gallery"
+        )
+    return store
+
+
+FREE = ("model",)  # entries of `about` that may differ: where the model lies
+
+
+def _open(address: str, about: Mapping[str, Any] | None, writer: int) -> Store | None:
+    if address.startswith(QDRANT):
+        from ps_jax.search.qdrant_store import open_qdrant
+
+        return open_qdrant(address, about)
+    from ps_jax.search.lance_store import open_lance
+
+    return open_lance(address, about, writer)
