@@ -23,24 +23,19 @@ def main(arguments: list[str]) -> None:
 
     from input_pipeline import open_source
     from ps_jax.evaluation import evaluate
-    from ps_jax.systems import build_system
-    from ps_jax.training import compute_dtype, enable_compilation_cache, load_variables, provenance
+    from ps_jax.training import compute_dtype, enable_compilation_cache, load_system, provenance
 
     enable_compilation_cache()
     dtype = compute_dtype(config.precision)
 
-    def load(workdir, phase, checkpoint):
-        variables, meta = load_variables(workdir, phase, checkpoint)
-        return build_system(meta["system"], {**meta["model"], "dtype": dtype}), variables, meta
-
-    system, variables, meta = load(options.workdir, options.phase, options.checkpoint)
+    system, variables, meta = load_system(options.workdir, options.phase, options.checkpoint, dtype=dtype)
     out = output_directory(options, meta, changes)
     source, origin = open_source(config.data), provenance(meta, changes)
     others = {}
     for name in ("detector", "beside"):
         workdir = getattr(options, name)
         if workdir is not None:
-            *others[name], its_meta = load(workdir, None, "last")
+            *others[name], its_meta = load_system(workdir, dtype=dtype)
             origin[name] = " ".join(map(str, (workdir, *provenance(its_meta).values())))
     evaluate(
         *(system, variables, source, config.eval, out),

@@ -22,8 +22,8 @@ from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.markdown import markdown_table
-from ps_jax.systems import System, build_system
-from ps_jax.training import load_variables
+from ps_jax.systems import System
+from ps_jax.training import load_system
 
 EDGES = np.linspace(0.5, 1.0, 6)
 KINDS = {"proposals": "proposals", "first_boxes": "boxes of the first head"}
@@ -109,8 +109,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="picture to write")
     options, changes = parser.parse_known_args(arguments)
     config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
-    variables, meta = load_variables(options.workdir)
-    system = build_system(meta["system"], meta["model"])
+    system, variables, _ = load_system(options.workdir)
     counts = count_overlaps(system, variables, open_source(config.data).scene_batches(options.partition))
     print(overlap_table(counts))
     if options.out:

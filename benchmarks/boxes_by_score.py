@@ -24,8 +24,7 @@ from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.markdown import markdown_table
-from ps_jax.systems import build_system
-from ps_jax.training import load_variables
+from ps_jax.training import load_system
 
 COLORS = ("#e8433f", "#f2a33a", "#4bc0f7", "#2be05a", "#b46bf2", "#f26bb8", "#ffffff")
 NEAR = 0.7  # overlap from which a proposal stands for a person
@@ -99,8 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     option("--partition", choices=("train", "test"), default="test")
     options, changes = parser.parse_known_args(arguments)
     config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
-    variables, meta = load_variables(options.workdir)
-    system = build_system(meta["system"], {**meta["model"], "score_threshold": min(options.thresholds)})
+    system, variables, _ = load_system(options.workdir, score_threshold=min(options.thresholds))
     source = open_source(config.data)
     batch = find_scene(source, source.split(options.partition), options.scene)
     found = jax.device_get(jax.jit(system.detect)(variables, batch.scenes))

@@ -28,8 +28,8 @@ from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.evaluation.similarity import unit_rows
 from ps_jax.markdown import markdown_table
-from ps_jax.systems import System, build_system
-from ps_jax.training import load_variables
+from ps_jax.systems import System
+from ps_jax.training import load_system
 
 OFTEN = 4  # boxes of a person that is chosen by preference
 MARKERS = ("o", "*")
@@ -169,8 +169,7 @@ def main(arguments: Sequence[str]) -> None:
     option("--partition", choices=("train", "test"), default="test")
     options, changes = parser.parse_known_args(arguments)
     config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
-    variables, meta = load_variables(options.workdir)
-    system = build_system(meta["system"], meta["model"])
+    system, variables, _ = load_system(options.workdir)
     source = open_source(config.data)
     split = source.split(options.partition)
     people = choose_people(split, options.identities, options.seed)

@@ -41,8 +41,7 @@ from ps_jax.evaluation.protocols import SearchTask
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.evaluation.search import SearchResult
 from ps_jax.evaluation.tiles import TILE, cut_tiles
-from ps_jax.systems import build_system
-from ps_jax.training import compute_dtype, load_variables
+from ps_jax.training import compute_dtype, load_system
 
 Searches = Mapping[str, SearchResult]
 
@@ -134,8 +133,7 @@ def search_by(workdir: Path, changes: list[str]) -> tuple[Any, Split, SearchTask
     """Searches with a training as `eval.py` does; returns its data as well."""
     options, _ = parse_arguments("", ["--workdir", str(workdir)])
     config = evaluation_config(options, changes)
-    variables, meta = load_variables(workdir)
-    system = build_system(meta["system"], {**meta["model"], "dtype": compute_dtype(config.precision)})
+    system, variables, _ = load_system(workdir, dtype=compute_dtype(config.precision))
     source = open_source(config.data)
     return source, *default_search(system, variables, source, config.eval)
 

@@ -25,8 +25,8 @@ from ps_jax.evaluation.curves import as_png, new_figure
 from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
 from ps_jax.interface import Batch, Scenes
-from ps_jax.systems import System, build_system
-from ps_jax.training import load_variables
+from ps_jax.systems import System
+from ps_jax.training import load_system
 
 STRIDE = 8  # of the concatenated map
 TAPS = np.mgrid[-1:2, -1:2].reshape(2, 9).T  # (down, right), row by row
@@ -173,8 +173,7 @@ def main(arguments: Sequence[str]) -> None:
     option("--partition", choices=("train", "test"), default="test")
     options, changes = parser.parse_known_args(arguments)
     config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
-    variables, meta = load_variables(options.workdir)
-    system = build_system(meta["system"], meta["model"])
+    system, variables, _ = load_system(options.workdir)
     source = open_source(config.data)
     batch = find_scene(source, source.split(options.partition), options.scene)
     offsets = neck_offsets(system, variables, batch.scenes)

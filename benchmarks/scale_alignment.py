@@ -39,8 +39,8 @@ from ps_jax.interface import Scenes
 from ps_jax.layers.resize import resize_nearest
 from ps_jax.markdown import markdown_table
 from ps_jax.porting import load_trunk_weights
-from ps_jax.systems import System, build_system
-from ps_jax.training import load_variables
+from ps_jax.systems import System
+from ps_jax.training import load_system
 
 SCENE = (256, 384)  # height, width
 PEOPLE_A_SCENE = 6
@@ -179,8 +179,8 @@ def trained_systems(workdirs: Sequence[Path]) -> Embedder:
     """
     found = {}
     for workdir in workdirs:
-        variables, meta = load_variables(workdir)
-        found[workdir.name] = jax.jit(build_system(meta["system"], meta["model"]).embed), variables
+        system, variables, _ = load_system(workdir)
+        found[workdir.name] = jax.jit(system.embed), variables
 
     def embed_people(pictures, boxes):
         scenes = Scenes(jnp.asarray(pictures), jnp.tile(jnp.array(SCENE), (len(pictures), 1)))

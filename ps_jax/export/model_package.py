@@ -7,8 +7,7 @@ from typing import Any
 from ps_jax.errors import ConfigError
 from ps_jax.evaluation.settings import Settings
 from ps_jax.export.programs import export_programs
-from ps_jax.systems import build_system
-from ps_jax.training import compute_dtype, load_variables, provenance
+from ps_jax.training import load_system, provenance
 from ps_jax.training.packages import write_package
 
 
@@ -27,7 +26,7 @@ def export_package(
       out: the folder to make.
       licence: of the weights: a file with its text, or the text itself, for example "CC-BY-NC-4.0".
       picture_sizes: (height, width) of pictures to export StableHLO for.
-      phase, checkpoint: see `load_variables`.
+      phase, checkpoint: see `load_system`.
 
     Returns:
       What `package.json` says of the model.
@@ -38,11 +37,9 @@ def export_package(
     """
     if not licence.strip():
         raise ConfigError("--licence: say under which licence the weights are passed on")
-    variables, meta = load_variables(workdir, phase, checkpoint)
+    system, variables, meta = load_system(workdir, phase, checkpoint)
     config = meta["config"]
     settings = Settings.of(config["eval"])
-    dtype = compute_dtype(config["precision"])
-    system = build_system(meta["system"], {**meta["model"], "dtype": dtype})
     system = system.changed(score_threshold=settings.score_threshold, **settings.model)
     resize = tuple(config["data"]["resize"])
     programs, takes = export_programs(system, variables, resize, picture_sizes)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.errors
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,8 +20,7 @@ from ps_jax.evaluation.inference import MAX_BOX_CHUNK, CompiledSystem
 from ps_jax.evaluation.settings import Settings
 from ps_jax.evaluation.similarity import gallery_features, unit_rows
 from ps_jax.interface import Batch, Scenes
-from ps_jax.systems import build_system
-from ps_jax.training import compute_dtype, load_variables
+from ps_jax.training import load_system
 
 
 class Found(NamedTuple):
@@ -196,19 +194,8 @@ def load_detector(
     Raises:
       CheckpointError: there is no model, it is damaged, or another version of this library made it.
     """
-    variables, meta = load_variables(model, phase, checkpoint)
-    config = meta["config"]
-    dtype = compute_dtype(config["precision"])
-    system = build_system(meta["system"], {**meta["model"], "dtype": dtype})
-    detector = Detector(system, variables, config, batch_size, stride)
-    try:
-        detector.about  # noqa: B018  # traces the model
-    except flax.errors.FlaxError as error:
-        raise CheckpointError(
-            f"{model}: these weights are of another version of the model ({str(error).splitlines()[0]}); train again, "
-            "or use the version of ps_jax that made them"
-        ) from error
-    return detector
+    system, variables, meta = load_system(model, phase, checkpoint)
+    return Detector(system, variables, meta["config"], batch_size, stride)
 
 
 def fingerprint(variables: Mapping[str, Any]) -> str:

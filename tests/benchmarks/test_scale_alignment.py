@@ -71,14 +71,8 @@ def test_trained_systems_embed_people_at_their_boxes(monkeypatch):
         taken = scenes.image[jnp.arange(len(boxes))[:, None, None], row, middle[..., :1]]
         return taken.reshape(*boxes.shape[:2], 9).astype(jnp.float32) * variables
 
-    models = {"knows": SimpleNamespace(embed=colours)}
-    monkeypatch.setattr(scale_alignment, "build_system", lambda name, model: models["knows"])
-    loaded = {"colours": 1.0}
-    monkeypatch.setattr(
-        scale_alignment,
-        "load_variables",
-        lambda workdir: (loaded[workdir.name], {"system": "alignps", "model": {}}),
-    )
+    loaded = {"colours": (SimpleNamespace(embed=colours), 1.0, {})}
+    monkeypatch.setattr(scale_alignment, "load_system", lambda workdir: loaded[workdir.name])
     results = compare(trained_systems([Path("runs/colours")]), 12)
     assert set(results) == {"colours"}
     assert results["colours"][SAME].top1 > 0.6 and results["colours"][OTHER].mean_ap > 0.4

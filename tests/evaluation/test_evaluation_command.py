@@ -148,26 +148,20 @@ def test_main(workdir, command, monkeypatch, capsys):
     meta = {"phase": "finetune", "step": 700, "system": "color", "model": {"width": 3}, "config": CONFIG}
     asked = {}
 
-    def load_variables(*arguments):
-        asked["checkpoint"] = arguments
-        return perfect_variables(split), meta
-
-    def build_system(name, model):
-        asked["system"] = (name, model["width"], str(model["dtype"]))
-        return ColorSystem()
+    def load_system(*arguments, dtype):
+        asked["checkpoint"] = (*arguments, str(dtype))
+        return ColorSystem(), perfect_variables(split), meta
 
     def open_source(data):
         asked["data"] = data.dir
         return DrawnSource(split)
 
-    monkeypatch.setattr("ps_jax.training.load_variables", load_variables)
+    monkeypatch.setattr("ps_jax.training.load_system", load_system)
     monkeypatch.setattr("ps_jax.training.enable_compilation_cache", lambda: None)
-    monkeypatch.setattr("ps_jax.systems.build_system", build_system)
     monkeypatch.setattr("input_pipeline.open_source", open_source)
     command.main(["--workdir", str(workdir), "--phase", "finetune", "--config.data.dir=here", "--mode", "qc"])
     assert asked == {
-        "checkpoint": (workdir, "finetune", "last"),
-        "system": ("color", 3, "float32"),
+        "checkpoint": (workdir, "finetune", "last", "float32"),
         "data": "here",
     }
     out = workdir / "evaluation" / "finetune-700-mode_qc"
