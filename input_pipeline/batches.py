@@ -65,6 +65,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    raw: bool = False,
 ) -> Iterator[Batch]:
     """The endless stream of a phase's training batches, or one host's share of it.
 
@@ -79,6 +80,7 @@ def train_batches(
         k batches.
       process_index, process_count: this host and the number of hosts; each gets equally many rows of the global
         batch (see `host_rows`).
+      raw: the pictures before resizing come along, mirrored where the scene is; only with augmentation "window".
 
     Returns:
       An iterator of host batches with u8 images.
@@ -91,6 +93,11 @@ def train_batches(
     if max_people < 1:
         raise ConfigError(f"max_people is {max_people}; wanted is at least one slot")
     augmentation = Augmentation.from_phase(phase)
+    if raw and augmentation.name != "window":
+        raise ConfigError(
+            f"augmentation is {augmentation.name!r}, but the original pictures (data.raw) go with whole scenes; use "
+            '"window"'
+        )
     steps_per_epoch(len(split.scenes), phase)  # checks batch_size and views
     sizes = np.stack([scene_sizes(split, scale) for scale in augmentation.scales or (resize,)])
     crop = None if augmentation.name == "window" else augmentation.crop
@@ -115,19 +122,27 @@ def train_batches(
             tf.ensure_shape(size, [rows, 2]),
         )
 
-    reader = _Reader(split)
+    reader = SceneReader(split)
+    largest = largest_picture(split)
 
     def make(sample: Samples) -> tuple[Batch, Tensor]:
-        image, (box, identity, person), failure = reader(sample.position)
-        image, box, visible = augmentation(image, box, identity >= 0, sample.resized, sample.seed)
+        picture, (box, identity, person), failure = reader(sample.position)
+        image, box, visible = augmentation(picture, box, identity >= 0, sample.resized, sample.seed)
         people = pad_people(box, identity, person, visible, max_people)
-        return Batch(pad_scene(image, sample.size), people, sample.position), failure
+        scenes = pad_scene(image, sample.size)
+        if raw:
+            flipped = augmentation.is_flipped(sample.seed)
+            picture = tf.cond(flipped, lambda: tf.reverse(picture, [1]), lambda: picture)
+            scenes = with_raw(scenes, picture, largest)
+        return Batch(scenes, people, sample.position), failure
 
     stream = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(load_samples).unbatch()
     return reader.batches(stream, make, rows)
 
 
-def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Iterator[Batch]:
+def scene_batches(
+    split: Split, resize: tuple[int, int], batch_size: int, raw: bool = False
+) -> Iterator[Batch]:
     """Every scene once, as evaluation and indexing take it.
 
     Scenes come grouped by their size padded to multiples of 32, so that each size is compiled once and a
@@ -137,6 +152,7 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
       split: records.
       resize: (short side, longest long side) of the window resize.
       batch_size: rows of a batch.
+      raw: the pictures before resizing come along.
 
     Returns:
       An iterator of host batches. Fillers at the end of a size have index -1, a black picture and no people.
@@ -153,18 +169,21 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
             f"{split.dataset} {split.partition}: there are no scenes; see the list of scenes on disk"
         )
     tf = tensorflow()
-    reader = _Reader(split)
+    reader = SceneReader(split)
     max_people = reader.annotations.most
+    largest = largest_picture(split)
 
     def scene(sample: Samples) -> tuple[Tensor, ...]:
         image, (box, identity, person), failure = reader(sample.position)
         size = sample.resized
         ratio = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
-        return resize_picture(image, size), box * tf.tile(ratio[::-1], [2]), identity, person, failure
+        resized = resize_picture(image, size)
+        return image, resized, box * tf.tile(ratio[::-1], [2]), identity, person, failure
 
     def filler(sample: Samples) -> tuple[Tensor, ...]:
         nobody = tf.zeros([0], tf.int32)
         return (
+            tf.zeros([1, 1, 3], tf.uint8),
             tf.zeros([*tf.unstack(sample.size), 3], tf.uint8),
             tf.zeros([0, 4]),
             nobody,
@@ -173,11 +192,12 @@ def scene_batches(split: Split, resize: tuple[int, int], batch_size: int) -> Ite
         )
 
     def make(sample: Samples) -> tuple[Batch, Tensor]:
-        image, box, identity, person, failure = tf.cond(
+        picture, image, box, identity, person, failure = tf.cond(
             sample.position >= 0, lambda: scene(sample), lambda: filler(sample)
         )
         people = pad_people(box, identity, person, tf.ones_like(identity, tf.bool), max_people)
-        return Batch(pad_scene(image, sample.size), people, sample.position), failure
+        scenes = pad_scene(image, sample.size)
+        return Batch(with_raw(scenes, picture, largest) if raw else scenes, people, sample.position), failure
 
     batches = scene_plan(scene_sizes(split, resize), batch_size)
     rows = Samples(*(np.concatenate(column) for column in zip(*batches, strict=True)))
@@ -224,7 +244,17 @@ def pad_scene(image: Tensor, size: Tensor) -> Scenes:
     return Scenes(tf.pad(image, [[0, space[0]], [0, space[1]], [0, 0]]), before)
 
 
-class _Reader:
+def largest_picture(split: Split) -> np.ndarray:
+    """i32[2], (height, width) that all pictures of the split fit into."""
+    return np.array([[scene.height, scene.width] for scene in split.scenes], np.int32).max(axis=0, initial=1)
+
+
+def with_raw(scenes: Scenes, picture: Tensor, size: np.ndarray) -> Scenes:
+    """Scenes with the picture before resizing, padded as `pad_scene` does to `size`, (height, width)."""
+    return Scenes(scenes.image, scenes.size, *pad_scene(picture, size)[:2])
+
+
+class SceneReader:
     """Reads scenes and their people inside tf.data, and brings errors out of it.
 
     tf.data would turn an exception into an error of its own, so a broken picture travels to the consumer as
@@ -254,16 +284,18 @@ class _Reader:
         @tf.autograph.experimental.do_not_convert
         def element(sample: Samples) -> tuple[Tensor, ...]:
             batch, failure = make(sample)
-            return batch.scenes.image, batch.scenes.size, *batch.people, batch.index, failure
+            scenes = [part for part in batch.scenes if part is not None]
+            return *scenes, *batch.people, batch.index, failure
 
         dataset = samples.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return self._iterate(dataset.batch(rows, drop_remainder=True).prefetch(2))
 
     def _iterate(self, dataset: Any) -> Iterator[Batch]:
-        for image, size, *people, index, failure in dataset.as_numpy_iterator():
+        slots = len(People._fields)
+        for *parts, index, failure in dataset.as_numpy_iterator():
             for number in failure[failure >= 0]:
                 raise self._failures[number]
-            yield Batch(Scenes(image, size), People(*people), index)
+            yield Batch(Scenes(*parts[:-slots]), People(*parts[-slots:]), index)
 
     def _read(self, position: np.ndarray) -> tuple[np.ndarray, np.int32]:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ps_jax.errors import DataError, PersonSearchError
 
-DATASETS = ("prw", "cuhk_sysu", "coco_json", "coco_persons")
+DATASETS = ("prw", "cuhk_sysu", "coco_json", "coco_persons", "market1501")
 FORMATS = ("array_record", "tfrecord")
 
 
@@ -44,6 +44,7 @@ def prepare(dataset: str, directory: str | Path, out: str | Path, file_format: s
         "cuhk_sysu": builders.CuhkSysu,
         "coco_json": builders.CocoJson,
         "coco_persons": builders.CocoPersons,
+        "market1501": builders.Market1501,
     }
     kind = kinds[dataset]
     directory = kind.layout.directory(directory)

@@ -15,6 +15,8 @@ from ps_jax.errors import DataError
 
 UNKNOWN = -1  # identity of a person who was boxed but not named
 
+MARKET1501 = "market1501"  # the one data set whose pictures are cut out already
+
 Box = tuple[float, float, float, float]
 
 
@@ -112,6 +114,11 @@ class Split:
     galleries: Mapping[str, Gallery] = field(default_factory=lambda: MappingProxyType({}))
     default_gallery: str | None = None
     table_rows: int | None = field(default=None, kw_only=True)
+
+    @property
+    def is_cut_out(self) -> bool:
+        """Whether every picture is one person, so that there is nothing to detect."""
+        return self.dataset == MARKET1501
 
     @functools.cached_property
     def labels(self) -> dict[int, int]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from input_pipeline.annotation_amount import with_annotation_amount
 from input_pipeline.arrays import ArraysSource
+from input_pipeline.crop_plan import CROPS, crop_steps_per_epoch
 from input_pipeline.plan import steps_per_epoch
 from input_pipeline.scenes import Split
 from ps_jax.errors import ConfigError
@@ -36,14 +37,15 @@ class DiskSource:
     """Decodes and augments the pictures of a data set with tf.data.
 
     Args:
-      data: `config.data`: `max_people`, `resize` and, for the training scenes, `annotations` and `least_people`
-        (see `with_annotation_amount`; all boxes of all scenes by default).
+      data: `config.data`: `max_people`, `resize`, `raw` (the pictures before resizing come along) and, for the training
+        scenes, `annotations` and `least_people` (see `with_annotation_amount`; all boxes of all scenes by default).
       read: partition -> its records.
     """
 
     def __init__(self, data: Any, read: Callable[[str], Split]):
         self._resize = tuple(data.resize)
         self._max_people = data.max_people
+        self._raw = data.get("raw", False)
         self._annotations = data.get("annotations", 100)
         self._least_people = data.get("least_people", 0)
         self._read = read
@@ -60,12 +62,27 @@ class DiskSource:
 
     def steps_per_epoch(self, phase: Any) -> int:
         """Batches in one pass over the training scenes; the last, incomplete one is dropped."""
+        if phase.augmentation == CROPS:
+            return crop_steps_per_epoch(self.split("train"), phase)
         return steps_per_epoch(len(self.split("train").scenes), phase)
 
     def train_batches(
         self, phase: Any, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1
     ) -> Iterator[Batch]:
-        """The endless training stream from a step on; see `input_pipeline.batches.train_batches`."""
+        """The endless training stream from a step on; see `input_pipeline.batches.train_batches`.
+
+        Or, for a phase whose `augmentation` is "crops", `input_pipeline.crop_batches.crop_batches`.
+        """
+        where = {
+            "seed": seed,
+            "start_step": start_step,
+            "process_index": process_index,
+            "process_count": process_count,
+        }
+        if phase.augmentation == CROPS:
+            from input_pipeline.crop_batches import crop_batches
+
+            return crop_batches(self.split("train"), phase, **where)
         from input_pipeline.batches import train_batches
 
         return train_batches(
@@ -73,10 +90,8 @@ class DiskSource:
             phase,
             resize=self._resize,
             max_people=self._max_people,
-            seed=seed,
-            start_step=start_step,
-            process_index=process_index,
-            process_count=process_count,
+            raw=self._raw and phase.get("raw", False),
+            **where,
         )
 
     def scene_batches(
@@ -85,7 +100,7 @@ class DiskSource:
         """Every scene once; see `input_pipeline.batches.scene_batches`. None is `config.data.resize`."""
         from input_pipeline.batches import scene_batches
 
-        return scene_batches(self.split(partition), tuple(resize or self._resize), batch_size)
+        return scene_batches(self.split(partition), tuple(resize or self._resize), batch_size, self._raw)
 
 
 def open_source(data: Any) -> Source:
@@ -109,6 +124,10 @@ def open_source(data: Any) -> Source:
             f"data.released_labels numbers people as PRW does, but data.source is {data.source!r}; leave it out"
         )
     if data.source == "arrays":
+        if data.get("raw", False):
+            raise ConfigError(
+                "data.raw wants the pictures before resizing, which arrays do not hold; use another source"
+            )
         return ArraysSource(data)
     readers = {
         "streets": _read_streets,
@@ -116,6 +135,7 @@ def open_source(data: Any) -> Source:
         "cuhk_sysu": _read_cuhk_sysu,
         "coco_json": _read_coco_json,
         "coco_persons": _read_coco_persons,
+        "market1501": _read_market1501,
         "prepared": _read_prepared,
     }
     if data.source not in readers:
@@ -164,6 +184,12 @@ def _read_coco_persons(data: Any) -> Callable[[str], Split]:
     from input_pipeline.coco_persons import read_coco_persons
 
     return lambda partition: read_coco_persons(data.dir, partition)
+
+
+def _read_market1501(data: Any) -> Callable[[str], Split]:
+    from input_pipeline.market1501 import read_market1501
+
+    return lambda partition: read_market1501(data.dir, partition)
 
 
 def _read_prepared(data: Any) -> Callable[[str], Split]:

@@ -107,7 +107,7 @@ class Augmentation:
         tf = tensorflow()
         with tf.name_scope(self.name):
             # One draw for all: choice k always takes number k, whatever the other choices were.
-            draw = tf.random.stateless_uniform([12], seed, alg="philox")
+            draw = _draw(seed)
             picture_size = tf.shape(image)[:2]
             box = clip_boxes(tf.cast(box, tf.float32), picture_size)
             if self.name == "window":
@@ -128,6 +128,10 @@ class Augmentation:
             if self.photometric:
                 image = jitter(image, 1 + self.photometric * (2 * draw[9:12] - 1))
             return image, box, visible
+
+    def is_flipped(self, seed: Tensor) -> Tensor:
+        """Whether `__call__` mirrors the scene with this seed."""
+        return _draw(seed)[8] < 0.5
 
     def _crop_view(
         self, box: Tensor, identified: Tensor, picture_size: Tensor, size: Tensor, draw: Tensor
@@ -290,6 +294,11 @@ def jitter(image: Tensor, factors: Tensor) -> Tensor:
     grey = tf.image.rgb_to_grayscale(pixels)
     pixels = tf.clip_by_value(grey + (pixels - grey) * factors[2], 0, 255)
     return tf.cast(tf.round(pixels), tf.uint8)
+
+
+def _draw(seed: Tensor) -> Tensor:
+    """f32[12] uniform in 0 .. 1."""
+    return tensorflow().random.stateless_uniform([12], seed, alg="philox")
 
 
 def _pick(draw: Tensor, count: Tensor) -> Tensor:

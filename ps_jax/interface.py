@@ -17,13 +17,13 @@ class Scenes(NamedTuple):
         in the padding as the modules take it (`ps_jax.systems.System` turns the first into the second).
       size: i32[B, 2], (height, width) of each scene before padding.
       raw: u8[B, H0, W0, 3], the scene before resizing, only for systems that crop the original picture.
-      scale: f32[B], resized pixels per original pixel, only together with `raw`.
+      raw_size: i32[B, 2], (height, width) of `raw` before padding, only together with it.
     """
 
     image: ArrayLike
     size: ArrayLike
     raw: ArrayLike | None = None
-    scale: ArrayLike | None = None
+    raw_size: ArrayLike | None = None
 
 
 class People(NamedTuple):

@@ -11,6 +11,13 @@ from configs import (
     leaps_tiny,
     nae,
     oim,
+    rdlr,
+    rdlr_base,
+    rdlr_cross,
+    rdlr_detector,
+    rdlr_refine,
+    rdlr_reid,
+    rdlr_retinanet,
     roi_alignps,
     seqnet,
     spnet_base,
@@ -46,7 +53,7 @@ def test_query_centric_pretraining_on_coco_persons_is_the_papers():
 
 
 @pytest.mark.parametrize(
-    "config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim, alignps, roi_alignps, leaps]
+    "config", [spnet_oc_pretrain, spnet_qc_finetune, seqnet, nae, oim, alignps, roi_alignps, leaps, rdlr]
 )
 def test_what_ends_in_a_search_is_not_trained_on_coco_persons(config):
     with pytest.raises(
@@ -282,3 +289,69 @@ def test_every_configuration_of_roi_alignps_makes_its_model(dataset):
     ]
     assert shapes[0] == shapes[1]
     assert config.train.batch_size == (4 if dataset == "streets" else 5)
+
+
+def test_rdlr_has_the_papers_refinement_and_its_parents_settings():
+    config = rdlr.get_config("cuhk_sysu")
+    assert config.phases == ("detector", "reid", "refine") and config.data.raw
+    assert config.data.resize == (800, 1333)
+    detector, reid, refine = (config[phase] for phase in config.phases)
+    options = config.model.detector_options
+    assert (options.trunk, options.width, options.box_beta) == ("resnet50_caffe", 256, 1)
+    assert (options.samples_per_image, options.train_proposals) == (512, (2000, 2000))
+    assert (detector.learning_rate, detector.batch_size, detector.epochs) == (0.005, 4, 12)
+    assert (detector.milestones, detector.weight_decay, detector.bias_rate) == ((8, 11), 1e-4, 2)
+    assert (detector.warmup_steps, detector.warmup_start, detector.decay_biases) == (500, 1 / 3, False)
+    assert (config.model.reid_trunk, config.model.crop_size, reid.crop) == (
+        "resnet50",
+        (256, 128),
+        (256, 128),
+    )
+    assert (reid.batch_size, reid.images_per_person, reid.erasing, reid.crop_padding) == (64, 4, 0.5, 10)
+    assert (reid.optimizer, reid.learning_rate, reid.weight_decay, reid.epochs) == ("adam", 3.5e-4, 5e-4, 120)
+    assert (reid.milestones, reid.warmup_start) == ((40, 70), 0.01)
+    assert warmup_length(reid, 100, 12000) == 1000
+    assert (refine.optimizer, refine.learning_rate, refine.weight_decay, refine.batch_size) == (
+        "sgd",
+        5e-5,
+        5e-4,
+        4,
+    )
+    assert (refine.steps, refine.milestones, refine.warmup_steps, refine.warmup_start) == (
+        40000,
+        (10000,),
+        500,
+        0,
+    )
+    assert refine.gates.to_dict() == pytest.approx({"detection_ap": 0.891, "reid_top1": 0.898})
+    system = build_system(config.system, model_arguments(config, "refine", num_identities=3))
+    assert (system.module.margin, system.module.proxies, system.module.mask_empty) == (0.5, 2, True)
+    assert (system.module.boxes_per_person, system.module.boxes_per_scene) == (1, 16)
+
+
+@pytest.mark.parametrize("dataset", [name for name in datasets.DATASETS if name not in datasets.PRETRAINING])
+@pytest.mark.parametrize("module", [rdlr, rdlr_cross, rdlr_detector, rdlr_refine, rdlr_reid, rdlr_retinanet])
+def test_every_configuration_of_rdlr_makes_the_models_of_its_phases(module, dataset):
+    config = module.get_config(dataset)
+    assert config.is_locked
+    for name in config.phases:
+        system = build_system(config.system, model_arguments(config, name, num_identities=3))
+        assert system.module.stage == name
+        template = system.template["params"]
+        assert ("classifier" in template["reid"]) == config.model.classifier
+        assert "detector" in template and system.trunk_name in ("resnet50_caffe", "mobilenet_v2")
+    assert rdlr_reid.get_config("market1501").data.source == "market1501"
+
+
+def test_rdlr_of_other_people_has_the_proxy_triplet_loss_alone():
+    config = rdlr_cross.get_config("prw")
+    assert (config.model.classifier, config.model.softmax, config.model.proxy_triplet) == (False, False, True)
+    assert config.phases == ("detector", "refine") and config.refine.gates.reid_top1 == 0
+    with pytest.raises(ConfigError, match="no detector 'yolo'"):
+        rdlr_base.base("prw", "yolo")
+
+
+def test_rdlrs_retinanet_has_its_parents_settings():
+    options = rdlr_retinanet.get_config("cuhk_sysu").model.detector_options
+    assert (options.box_weights, options.box_beta, options.box_factor) == ((10, 10, 5, 5), 0.11, 0.25)
+    assert options.mean_over_batch and options.p6_of_c5

@@ -4,6 +4,13 @@ Importing this package imports tensorflow_datasets, so the rest of the input pip
 it prepares data.
 """
 
-from input_pipeline.builders._person_search import CocoJson, CocoPersons, CuhkSysu, PersonSearchBuilder, Prw
+from input_pipeline.builders._person_search import (
+    CocoJson,
+    CocoPersons,
+    CuhkSysu,
+    Market1501,
+    PersonSearchBuilder,
+    Prw,
+)
 
-__all__ = ["CocoJson", "CocoPersons", "CuhkSysu", "PersonSearchBuilder", "Prw"]
+__all__ = ["CocoJson", "CocoPersons", "CuhkSysu", "Market1501", "PersonSearchBuilder", "Prw"]

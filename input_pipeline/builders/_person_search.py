@@ -22,6 +22,8 @@ from input_pipeline.coco_persons import read_coco_persons
 from input_pipeline.cuhk_sysu import LAYOUT as CUHK_SYSU_LAYOUT
 from input_pipeline.cuhk_sysu import read_cuhk_sysu
 from input_pipeline.disk import PARTITIONS, Layout
+from input_pipeline.market1501 import LAYOUT as MARKET1501_LAYOUT
+from input_pipeline.market1501 import read_market1501
 from input_pipeline.prw import LAYOUT as PRW_LAYOUT
 from input_pipeline.prw import read_prw
 from input_pipeline.scenes import Split
@@ -131,3 +133,11 @@ class CocoPersons(PersonSearchBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions(COCO_PERSONS_LAYOUT)
     read = staticmethod(read_coco_persons)
     layout = COCO_PERSONS_LAYOUT
+
+
+class Market1501(PersonSearchBuilder):
+    """Market-1501, read by `input_pipeline.market1501.read_market1501`; a record is one cut-out person."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions(MARKET1501_LAYOUT)
+    read = staticmethod(read_market1501)
+    layout = MARKET1501_LAYOUT

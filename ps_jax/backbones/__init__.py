@@ -13,6 +13,7 @@ from flax import linen as nn
 from ps_jax.backbones.classifier import TrunkClassifier as TrunkClassifier
 from ps_jax.backbones.convnext import ConvNeXt as ConvNeXt
 from ps_jax.backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
+from ps_jax.backbones.osnet import OSNet as OSNet
 from ps_jax.backbones.pvt_v2 import PVTv2 as PVTv2
 from ps_jax.backbones.resnet import ResNet as ResNet
 from ps_jax.backbones.swin import Swin as Swin
@@ -48,7 +49,7 @@ def build_trunk(name: str, **options: Any) -> nn.Module:
     Args:
       name: one of `TRUNKS`.
       **options: attributes of the module (`dtype`, `axis_name`, for ConvNeXt, PVT and Swin `stochastic_depth`,
-        for ResNet `deformable_stages`).
+        for ResNet `deformable_stages` and `last_stride`).
 
     Returns:
       The Linen module.

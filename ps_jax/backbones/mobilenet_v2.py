@@ -1,5 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018) at width 1.0: the trunk small enough to train on a CPU."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ps_jax.backbones._conv_norm import ConvNorm
 from ps_jax.backbones.classifier import TrunkClassifier
-from ps_jax.layers import BatchNorm, Conv, kaiming_normal_fan_out
 
 # (expansion, output channels, stride) of every block, by the stage whose resolution it has. The first
 # block runs at stride 2, before the map of stride 4 that closes the first stage.
@@ -21,32 +22,7 @@ STAGES = (
 LAST_FEATURES = 1280
 
 
-class _ConvNorm(nn.Module):
-    """Convolution, BatchNorm and, if `activate`, ReLU6."""
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    groups: int = 1
-    activate: bool = True
-    axis_name: str | None = None
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.kernel_size // 2,
-            groups=self.groups,
-            use_bias=False,
-            kernel_init=kaiming_normal_fan_out(),
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        x = BatchNorm(axis_name=self.axis_name, name="norm")(x, use_running_average=not train)
-        return jax.nn.relu6(x) if self.activate else x
+_ConvNorm = functools.partial(ConvNorm, activation=jax.nn.relu6)
 
 
 class InvertedResidual(nn.Module):
@@ -79,7 +55,7 @@ class InvertedResidual(nn.Module):
         result = _ConvNorm(inner, 3, stride=self.stride, groups=inner, name="depthwise", **common)(
             result, train
         )
-        result = _ConvNorm(self.features, 1, activate=False, name="project", **common)(result, train)
+        result = _ConvNorm(self.features, 1, activation=None, name="project", **common)(result, train)
         if self.stride == 1 and x.shape[-1] == self.features:
             result = x.astype(result.dtype) + result
         return result

@@ -107,6 +107,7 @@ class ResNet(nn.Module):
     Attributes:
       depths: blocks of the four stages; (3, 4, 6, 3) is ResNet-50.
       stages: how many of the four stages are computed; 3 leaves c5 to heads that have a `last_stage` of their own.
+      last_stride: stride of the last stage; 1 keeps the size of c4 (networks for re-identification).
       stride_in_first: see `Bottleneck`; True is Caffe's ResNet.
       deformable_stages: numbers, from 1, of the stages whose 3x3 convolutions are deformable.
       axis_name: device axis that batch statistics are shared over.
@@ -116,6 +117,7 @@ class ResNet(nn.Module):
 
     depths: Sequence[int] = (3, 4, 6, 3)
     stages: int = 4
+    last_stride: int = 2
     stride_in_first: bool = False
     deformable_stages: Sequence[int] = ()
     axis_name: str | None = None
@@ -131,7 +133,7 @@ class ResNet(nn.Module):
         return ResNetStage(
             self.depths[index],
             64 * 2**index,
-            stride=1 if index == 0 else 2,
+            stride=(1, 2, 2, self.last_stride)[index],
             stride_in_first=self.stride_in_first,
             deformable=index + 1 in self.deformable_stages,
             axis_name=self.axis_name,

@@ -26,6 +26,7 @@ from ps_jax.evaluation.inference import (
     run_query_centric,
 )
 from ps_jax.evaluation.protocols import SearchTask, gallery_names, search_task
+from ps_jax.evaluation.reid import evaluate_reid
 from ps_jax.evaluation.report import format_table, write_report
 from ps_jax.evaluation.search import SearchResult, evaluate_search, similarity_rows
 from ps_jax.evaluation.settings import Settings
@@ -63,6 +64,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a system and writes `results.json`, pictures and `index.html`.
 
+    Where the pictures are people who were cut out already, see `ps_jax.evaluation.reid.evaluate_reid`.
+
     Args:
       system: a `ps_jax.systems.System`; its score threshold gives way to those of `config`.
       variables: its variables.
@@ -83,6 +86,10 @@ def evaluate(
     Raises:
       PersonSearchError: options, data or weights are not as they should be.
     """
+    if source.split(partition).is_cut_out:
+        return evaluate_reid(
+            system, variables, source, config, out_dir, partition, _versions() | dict(provenance or {})
+        )
     case = _case(system, variables, source, config, partition, detector, beside)
     split, settings, tasks = case.split, case.settings, case.tasks
     detections = _detection(case)

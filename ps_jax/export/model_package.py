@@ -42,7 +42,9 @@ def export_package(
     settings = Settings.of(config["eval"])
     system = system.changed(score_threshold=settings.score_threshold, **settings.model)
     resize = tuple(config["data"]["resize"])
-    programs, takes = export_programs(system, variables, resize, picture_sizes)
+    programs, takes = export_programs(
+        system, variables, resize, picture_sizes, config["data"].get("raw", False)
+    )
     file = Path(licence) if len(licence) < 1000 and "\n" not in licence else None
     text = file.read_text() if file is not None and file.is_file() else licence
     record = {

@@ -24,6 +24,7 @@ def export_programs(
     variables: Mapping[str, Any],
     resize: tuple[int, int],
     picture_sizes: Sequence[tuple[int, int]],
+    raw: bool = False,
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Exports detection and embedding for pictures of some sizes.
 
@@ -37,13 +38,19 @@ def export_programs(
       variables: its variables.
       resize: (short side, longest long side) of the window resize.
       picture_sizes: (height, width) of pictures; of those that are padded to one size one program is made.
+      raw: the system takes the pictures before resizing, too.
 
     Returns:
       File name -> serialised program, and what each of them takes, for the package's record.
 
     Raises:
-      ConfigError: a size is not positive.
+      ConfigError: a size is not positive, or the system takes pictures before resizing, too.
     """
+    if picture_sizes and raw:
+        raise ConfigError(
+            f"--picture_size: {system.name} cuts people out of the pictures before resizing, which a program does not "
+            "take; leave it out, the package alone is whole"
+        )
     weights = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in named_leaves(variables).items()
     }

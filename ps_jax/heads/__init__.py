@@ -9,10 +9,12 @@ from ps_jax.heads.box_embedder import BoxPooler as BoxPooler
 from ps_jax.heads.box_embedder import LocationEmbedder as LocationEmbedder
 from ps_jax.heads.box_embedder import ReidProjector as ReidProjector
 from ps_jax.heads.box_embedder import RoiSampling as RoiSampling
+from ps_jax.heads.dense_anchors import DenseAnchorHead as DenseAnchorHead
 from ps_jax.heads.flexible_reid import FlexibleReidHead as FlexibleReidHead
 from ps_jax.heads.flexible_reid import InteractionModule as InteractionModule
 from ps_jax.heads.flexible_reid import PlainModule as PlainModule
 from ps_jax.heads.flexible_reid import ReidFeatures as ReidFeatures
+from ps_jax.heads.fully_connected import FullyConnectedHead as FullyConnectedHead
 from ps_jax.heads.norm_aware import BoxPredictor as BoxPredictor
 from ps_jax.heads.norm_aware import NormalisedBoxRegressor as NormalisedBoxRegressor
 from ps_jax.heads.norm_aware import NormAwareEmbedding as NormAwareEmbedding
@@ -36,3 +38,4 @@ from ps_jax.heads.proposal_stage import StageOutput as StageOutput
 from ps_jax.heads.region_proposals import RegionProposalHead as RegionProposalHead
 from ps_jax.heads.region_proposals import choose_proposals as choose_proposals
 from ps_jax.heads.region_proposals import proposal_losses as proposal_losses
+from ps_jax.heads.reid_network import ReidNetwork as ReidNetwork

@@ -1,17 +1,19 @@
-"""Region proposals: which anchors of one feature map are worth a closer look (Ren et al., Faster R-CNN, 2015).
+"""Region proposals: which anchors of feature maps are worth a closer look (Ren et al., Faster R-CNN, 2015).
 
 With torchvision's rules. Anchors are in the order of `ps_jax.boxes.pyramid_anchors`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from kernels.nms import nms
-from ps_jax.boxes import clip_boxes, decode, encode, large_enough, take
+from kernels.nms import batched_nms
+from ps_jax.boxes import best_first, clip_boxes, decode, encode, large_enough, take
 from ps_jax.layers import Conv, normal
 from ps_jax.losses import smooth_l1
 
@@ -60,29 +62,48 @@ def choose_proposals(
     after_nms: int,
     nms_threshold: float,
     least_side: float = LEAST_SIDE,
+    levels: Sequence[int] = (),
 ) -> tuple[Float[Array, "batch proposal 4"], Bool[Array, "batch proposal"]]:
     """The most promising boxes of every scene, without duplicates, best first; no gradient passes.
+
+    Only boxes of the same level suppress each other.
 
     Args:
       objectness, deltas: as the head makes them.
       anchors: xyxy in pixels.
       size: (height, width) that the boxes of each scene are clipped to.
-      before_nms: how many anchors of a scene are looked at.
+      before_nms: how many anchors of a scene, or of each of its levels, are looked at.
       after_nms: how many proposals of a scene to keep.
       nms_threshold: overlap above which the lower objectness is suppressed.
       least_side: pixels that a proposal's sides must have; 0 keeps those without area, as MMDetection.
+      levels: how many anchors each level of a pyramid has; () is one map.
 
     Returns:
-      f32 boxes [batch, min(before_nms, after_nms, anchor), 4], zeros where not valid, and which are.
+      f32 boxes [batch, at most after_nms, 4], zeros where not valid, and which are.
     """
     objectness, deltas = jax.lax.stop_gradient((objectness, deltas))
-    score, best = jax.lax.top_k(objectness, min(before_nms, objectness.shape[1]))
+    lengths = tuple(levels) or (objectness.shape[1],)
+    starts = np.cumsum((0, *lengths[:-1]))
+    best = jnp.concatenate(
+        [
+            start + jax.lax.top_k(objectness[:, start : start + length], min(before_nms, length))[1]
+            for start, length in zip(starts.tolist(), lengths, strict=True)
+        ],
+        axis=1,
+    )
+    level = np.repeat(np.arange(len(lengths)), np.minimum(lengths, before_nms))
+    score = take(objectness, best)
     box = decode(take(deltas, best), anchors[best])
     box = clip_boxes(box, size)
     # One scene after the other: the overlaps of all pairs are the largest array of the whole system.
     rows = (box, score, large_enough(box, least_side))
-    kept = jax.lax.map(lambda row: nms(row[0], row[1], row[2], nms_threshold, max_kept=after_nms), rows)
-    order = jnp.argsort(~kept, axis=1, stable=True)[:, :after_nms]
+    kept = jax.lax.map(
+        lambda row: batched_nms(
+            *(row[0], row[1], jnp.asarray(level), row[2], nms_threshold), max_kept=after_nms
+        ),
+        rows,
+    )
+    order = best_first(score, kept)[:, :after_nms]
     valid = take(kept, order)
     box = take(box, order)
     return jnp.where(valid[..., None], box, 0.0), valid

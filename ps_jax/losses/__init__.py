@@ -15,6 +15,10 @@ from ps_jax.losses.oim import InstanceMemory as InstanceMemory
 from ps_jax.losses.oim import empty_memory as empty_memory
 from ps_jax.losses.oim import oim_loss as oim_loss
 from ps_jax.losses.oim import update_memory as update_memory
+from ps_jax.losses.proxy_triplet import ProxyTable as ProxyTable
+from ps_jax.losses.proxy_triplet import empty_proxies as empty_proxies
+from ps_jax.losses.proxy_triplet import proxy_triplet_loss as proxy_triplet_loss
+from ps_jax.losses.proxy_triplet import write_proxies as write_proxies
 from ps_jax.losses.set_prediction import SetLosses as SetLosses
 from ps_jax.losses.set_prediction import SetWeights as SetWeights
 from ps_jax.losses.set_prediction import match_predictions as match_predictions

@@ -5,6 +5,9 @@ from ps_jax.porting.classifiers import load_classifier_weights as load_classifie
 from ps_jax.porting.classifiers import port_classifier as port_classifier
 from ps_jax.porting.published import PUBLISHED as PUBLISHED
 from ps_jax.porting.published import published_weights as published_weights
+from ps_jax.porting.reid_networks import load_reid_network as load_reid_network
+from ps_jax.porting.reid_networks import osnet_rules as osnet_rules
+from ps_jax.porting.reid_networks import port_reid_network as port_reid_network
 from ps_jax.porting.rules import Rule as Rule
 from ps_jax.porting.rules import Transform as Transform
 from ps_jax.porting.rules import batch_norm_rules as batch_norm_rules
@@ -28,6 +31,7 @@ from ps_jax.porting.swin import swin_stage_rules as swin_stage_rules
 from ps_jax.porting.tensors import read_tensors as read_tensors
 from ps_jax.porting.torch_files import read_state_dict as read_state_dict
 from ps_jax.porting.torch_writing import write_torch_file as write_torch_file
+from ps_jax.porting.torchvision_detectors import port_detector as port_detector
 from ps_jax.porting.trunks import convnext_rules as convnext_rules
 from ps_jax.porting.trunks import convnext_stage_rules as convnext_stage_rules
 from ps_jax.porting.trunks import load_trunk_weights as load_trunk_weights

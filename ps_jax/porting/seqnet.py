@@ -11,13 +11,13 @@ from ps_jax.errors import PortingError
 from ps_jax.porting.rules import (
     Rule,
     batch_norm_rules,
-    convolution_rules,
     linear_rules,
     port_tensors,
     with_batch_counters,
 )
 from ps_jax.porting.spnet import last_stage_rules
 from ps_jax.porting.spnet_options import DATASETS, spnet_trunk
+from ps_jax.porting.torchvision_detectors import proposal_rules
 from ps_jax.porting.trunks import resnet_rules, resnet_stage_rules, trunk_rules
 from ps_jax.systems import System
 
@@ -39,10 +39,7 @@ def seqnet_rules(system: System) -> list[Rule]:
       PortingError: there are no checkpoints with that head or trunk.
     """
     module = system.module
-    rules = convolution_rules("rpn.head.conv", "rpn/convolution")  # below torchvision 0.13
-    rules += convolution_rules("rpn.head.conv.0.0", "rpn/convolution")  # and since
-    rules += convolution_rules("rpn.head.cls_logits", "rpn/objectness")
-    rules += convolution_rules("rpn.head.bbox_pred", "rpn/deltas")
+    rules = proposal_rules()
     rules += [Rule(LOOKUP_TABLE, "memory/lookup_table"), Rule(QUEUE, "memory/queue")]
     if module.sequential:
         rules += linear_rules(f"{HEADS}faster_rcnn_predictor.cls_score", "box_predictor/classification")

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from ps_jax.errors import PortingError
+from ps_jax.porting.onnx_files import read_onnx
 from ps_jax.porting.published import is_published, published_weights
 from ps_jax.porting.torch_files import read_state_dict
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
-SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
+SUFFIXES = (".npz", ".safetensors", ".onnx", *TORCH_SUFFIXES)
 
 # What wrappers put before every name: PyTorch Lightning, torch.nn.DataParallel, torch.compile.
 WRAPPERS = ("model.", "module.", "_orig_mod.")
@@ -22,9 +23,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     left out (`ps_jax.porting.torch_files`).
 
     Args:
-      path: a .npz file, a .safetensors file (needs the package `safetensors`), or a .pth, .pt or .ckpt file that
-        `torch.save` wrote. None of them needs PyTorch, and nothing in them is executed. Or the name of weights in
-        `ps_jax.porting.published.PUBLISHED`.
+      path: a .npz file, a .safetensors file (needs the package `safetensors`), an .onnx file (its initialisers, see
+        `ps_jax.porting.onnx_files`), or a .pth, .pt or .ckpt file that `torch.save` wrote. None of them needs PyTorch,
+        and nothing in them is executed. Or the name of weights in `ps_jax.porting.published.PUBLISHED`.
 
     Returns:
       The arrays by the name they have in the file, in the file's order; without a prefix of `WRAPPERS` that all of
@@ -41,6 +42,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise PortingError(f"There is no weights file {path}.")
     if path.suffix == ".npz":
         return _unwrapped(_read_npz(path))
+    if path.suffix == ".onnx":
+        return _unwrapped(read_onnx(path))
     if path.suffix == ".safetensors":
         return _unwrapped(_read_safetensors(path))
     return _unwrapped(read_state_dict(path))

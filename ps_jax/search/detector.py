@@ -70,6 +70,9 @@ class Detector:
         self.settings = Settings.of(config["eval"])
         system = system.changed(score_threshold=self.settings.score_threshold, **self.settings.model)
         self._resize = tuple(config["data"]["resize"])
+        self._raw = bool(
+            config["data"].get("raw", False)
+        )  # the system takes the pictures before resizing, too
         self._batch_size, self._stride = batch_size, stride
         self._compiled = CompiledSystem(system, variables)
         self._system, self._variables = system, variables
@@ -106,24 +109,24 @@ class Detector:
 
     @functools.cached_property
     def _width(self) -> int:
-        scenes = Scenes(
-            jax.ShapeDtypeStruct((1, STRIDE * 4, STRIDE * 4, 3), np.uint8),
-            jax.ShapeDtypeStruct((1, 2), np.int32),
-        )
+        picture = jax.ShapeDtypeStruct((1, STRIDE * 4, STRIDE * 4, 3), np.uint8)
+        size = jax.ShapeDtypeStruct((1, 2), np.int32)
+        scenes = Scenes(picture, size, *((picture, size) if self._raw else ()))
         boxes = jax.ShapeDtypeStruct((1, 1, 4), np.float32)
         return int(jax.eval_shape(self._system.embed, self._variables, scenes, boxes).shape[-1])
 
     def detect(self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Found]:
         """Finds everybody in pictures of any sizes: u8[height, width, 3] each."""
         sizes = [window_size(picture.shape[0], picture.shape[1], self._resize) for picture in pictures]
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
         for number, size in enumerate(sizes):
-            groups[self._padded(size)].append(number)
+            before = (self._padded(_size(pictures[number])),) if self._raw else ()
+            groups[self._padded(size), *before].append(number)
         found: dict[int, Found] = {}
-        for padded, members in groups.items():
+        for members in groups.values():
             for start in range(0, len(members), self._batch_size):
                 some = members[start : start + self._batch_size]
-                batch = self._batch([pictures[n] for n in some], [sizes[n] for n in some], padded)
+                batch = self._batch([pictures[n] for n in some], [sizes[n] for n in some])
                 detections = self._compiled("detect", batch)
                 for row, number in enumerate(some):
                     box, score, embedding, valid = (np.asarray(field)[row] for field in detections)
@@ -139,7 +142,7 @@ class Detector:
     ) -> Float[np.ndarray, "box dimension"]:
         """f32[boxes, dimension], the embeddings of boxes in pixels of the picture."""
         size = window_size(picture.shape[0], picture.shape[1], self._resize)
-        batch = self._batch([picture], [size], self._padded(size))
+        batch = self._batch([picture], [size])
         resized = np.asarray(boxes, np.float64) / _ratio(picture, size)
         rows = []
         for start in range(0, len(resized), MAX_BOX_CHUNK):
@@ -165,16 +168,27 @@ class Detector:
         height, width = (-(-size // self._stride) * self._stride).tolist()
         return height, width
 
-    def _batch(
-        self, pictures: Sequence[np.ndarray], sizes: Sequence[np.ndarray], padded: tuple[int, int]
-    ) -> Batch:
-        image = np.zeros((self._batch_size, *padded, 3), np.uint8)
-        size = np.ones((self._batch_size, 2), np.int32)
+    def _batch(self, pictures: Sequence[np.ndarray], sizes: Sequence[np.ndarray]) -> Batch:
+        """Pictures that are padded to one size, resized to `sizes`."""
+        resized = [resize_array(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+        before = self._padded_pictures(pictures) if self._raw else ()
         index = np.full(self._batch_size, -1, np.int32)
-        for row, (picture, its_size) in enumerate(zip(pictures, sizes, strict=True)):
-            image[row, : its_size[0], : its_size[1]] = resize_array(picture, its_size)
-            size[row], index[row] = its_size, row
-        return Batch(Scenes(image, size), None, index)  # type: ignore[arg-type]  # nobody is annotated
+        index[: len(pictures)] = np.arange(len(pictures))
+        scenes = Scenes(*self._padded_pictures(resized), *before)
+        return Batch(scenes, None, index)  # type: ignore[arg-type]  # nobody is annotated
+
+    def _padded_pictures(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """u8[batch, H, W, 3] with zeros behind the pictures, and their i32[batch, 2] sizes, 1 in empty rows."""
+        image = np.zeros((self._batch_size, *self._padded(_size(pictures[0])), 3), np.uint8)
+        size = np.ones((self._batch_size, 2), np.int32)
+        for row, picture in enumerate(pictures):
+            image[row, : picture.shape[0], : picture.shape[1]] = picture
+            size[row] = picture.shape[:2]
+        return image, size
+
+
+def _size(picture: np.ndarray) -> np.ndarray:
+    return np.array(picture.shape[:2])
 
 
 def load_detector(

@@ -36,8 +36,7 @@ class Row:
       preparation: only trained for others to start from; whatever it is evaluated to is not looked at.
       evaluation: nothing is trained: the row `after` is evaluated once more, and the overrides are arguments of
         `eval.py`.
-      detector: of an evaluation, an earlier row, "" for none: "{detector}" in the overrides stands for its work
-        directory.
+      detector: another earlier row, "" for none: "{detector}" in the overrides stands for its work directory.
       metrics: where this row's numbers are, as far as it is not where the table's are; "" is nowhere.
     """
 

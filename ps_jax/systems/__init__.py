@@ -7,18 +7,22 @@ from ps_jax.errors import ConfigError
 from ps_jax.systems._alignps_system import AlignPSSystem as AlignPSSystem
 from ps_jax.systems._alignps_system import ROIAlignPSSystem as ROIAlignPSSystem
 from ps_jax.systems._leaps_system import LEAPSSystem as LEAPSSystem
+from ps_jax.systems._rdlr_system import RDLRSystem as RDLRSystem
 from ps_jax.systems._seqnet_system import SeqNetSystem as SeqNetSystem
 from ps_jax.systems._spnet_system import SPNetSystem as SPNetSystem
 from ps_jax.systems._system import System as System
 from ps_jax.systems.alignps import AlignPS as AlignPS
+from ps_jax.systems.faster_rcnn import FasterRCNN as FasterRCNN
 from ps_jax.systems.leaps import LEAPS as LEAPS
+from ps_jax.systems.rdlr import RDLR as RDLR
+from ps_jax.systems.retinanet import RetinaNet as RetinaNet
 from ps_jax.systems.roi_alignps import ROIAlignPS as ROIAlignPS
 from ps_jax.systems.seqnet import SeqNet as SeqNet
 from ps_jax.systems.spnet import SPNet as SPNet
 
 _SYSTEMS = {
     system.name: system
-    for system in (SPNetSystem, SeqNetSystem, AlignPSSystem, ROIAlignPSSystem, LEAPSSystem)
+    for system in (SPNetSystem, SeqNetSystem, AlignPSSystem, ROIAlignPSSystem, LEAPSSystem, RDLRSystem)
 }
 
 

@@ -11,10 +11,10 @@ from ps_jax.heads import choose_proposals, proposal_losses
 from ps_jax.interface import People, Scenes
 from ps_jax.losses import InstanceMemory, oim_loss, smooth_l1, update_memory
 from ps_jax.systems import _alignps_detection, _alignps_training
+from ps_jax.systems._box_head import BOX_WEIGHTS
 from ps_jax.systems._box_sampling import candidates_with_people, sample_boxes
 from ps_jax.systems._devices import device_count, gather_rows, numbered_keys, sum_over_devices
 from ps_jax.systems._roi_alignps_mutual import BranchTables, mutual_terms
-from ps_jax.systems._seqnet_reid_head import BOX_WEIGHTS
 
 if TYPE_CHECKING:
     from ps_jax.systems.roi_alignps import ROIAlignPS

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ps_jax.boxes import best_first, clip_boxes, decode, large_enough, suppress, take
+from ps_jax.boxes import large_enough, suppress, take
 from ps_jax.heads import choose_proposals
 from ps_jax.interface import Detections, Scenes
-from ps_jax.systems._seqnet_reid_head import BOX_WEIGHTS
+from ps_jax.systems._box_head import LEAST_SIDE, detected, refined
 
 if TYPE_CHECKING:
     from ps_jax.systems.seqnet import SeqNet
-
-LEAST_SIDE = 1e-2  # pixels of a detection
 
 
 def detect(model: "SeqNet", scenes: Scenes) -> Detections:
@@ -53,7 +51,7 @@ def detect(model: "SeqNet", scenes: Scenes) -> Detections:
     if first_score is not None and model.first_score:
         score = first_score
     if model.regression:
-        box = _refined(output.deltas, box, size)
+        box = refined(output.deltas, box, size)
     valid &= (score > model.score_threshold) & large_enough(box, LEAST_SIDE)
     threshold = model.nms_threshold if model.sequential else model.first_nms_threshold
     valid, order = suppress(box, score, valid, threshold)
@@ -80,16 +78,5 @@ def _first_detections(
     logits, deltas = model.detect_boxes(features, proposals, valid, train=False)
     model.sow("intermediates", "first_logits", logits)
     model.sow("intermediates", "first_deltas", deltas)
-    score = jax.nn.softmax(logits)[..., 1]
-    box = _refined(deltas, proposals, size)
-    valid &= (score > model.score_threshold) & large_enough(box, LEAST_SIDE)
-    if model.suppress_between:
-        valid, order = suppress(box, score, valid, model.first_nms_threshold)
-    else:
-        order = best_first(score, valid)
-    order = order[:, : model.detections_per_scene]
-    return take(box, order), take(score, order), take(valid, order)
-
-
-def _refined(deltas, box, size):
-    return clip_boxes(decode(deltas, box, BOX_WEIGHTS), size)
+    threshold = model.first_nms_threshold if model.suppress_between else None
+    return detected(model, logits, refined(deltas, proposals, size), valid, threshold)

@@ -13,8 +13,6 @@ from jaxtyping import Array, Bool, Float
 from ps_jax.heads import BoxPredictor, NormalisedBoxRegressor, NormAwareEmbedding, ReidProjector
 from ps_jax.layers import Linear, normal
 
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the box coder of both heads
-
 
 class ReidOutput(NamedTuple):
     """What a re-identification head says of boxes.

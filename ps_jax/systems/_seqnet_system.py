@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from ps_jax.systems._system import System, Variables
+from ps_jax.systems._trunk_freezing import STEM
 from ps_jax.systems.seqnet import SeqNet
 
 BACKBONE, LAST_STAGE = "backbone", "stage4"  # the trunk's last stage lies in the heads
 HEADS = ("box_head", "reid_head")
-STEM = ("stem_conv", "stem_norm", "stem")
 
 
 class SeqNetSystem(System):

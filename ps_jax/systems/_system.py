@@ -11,9 +11,16 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, PyTree
 
 from ps_jax.errors import ConfigError
-from ps_jax.interface import Detections, People, Scenes
+from ps_jax.interface import ArrayLike, Detections, People, Scenes
 
 Variables = Mapping[str, Any]
+
+
+def standardised(
+    image: ArrayLike, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Float[Array, "*rows channel"]:
+    """Pixels 0 .. 255 as float32, less the mean, over the deviation, of channels in 0 .. 1."""
+    return (jnp.asarray(image).astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(deviation)
 
 
 class System:
@@ -74,8 +81,7 @@ class System:
         image = jnp.asarray(scenes.image)
         if image.dtype != jnp.uint8:
             return scenes
-        mean, deviation = jnp.asarray(self.pixel_mean), jnp.asarray(self.pixel_std)
-        image = (image.astype(jnp.float32) / 255.0 - mean) / deviation
+        image = standardised(image, self.pixel_mean, self.pixel_std)
         size = jnp.asarray(scenes.size)[:, None, None, :]
         rows = jnp.arange(image.shape[1])[:, None] < size[..., 0]
         columns = jnp.arange(image.shape[2])[None, :] < size[..., 1]
@@ -216,6 +222,11 @@ class System:
     def needs_weights(self) -> bool:
         """Whether training makes no sense from scratch: it needs the weights of a trained trunk."""
         return False
+
+    @property
+    def trunk_name(self) -> str:
+        """Name of the trunk that `trunk` returns; see `ps_jax.backbones.build_trunk`."""
+        return self.module.trunk
 
     def trunk(self, variables: Variables) -> dict[str, PyTree]:
         """The trunk's part of the variables: {"params"} and, where it has statistics, {"batch_stats"}."""

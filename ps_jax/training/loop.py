@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
 from ps_jax.training.finite import check_finite, check_finite_state
+from ps_jax.training.gates import check_gates
 from ps_jax.training.interruption import Interruption
 from ps_jax.training.metric_writers import MetricWriter, first_result
 from ps_jax.training.phases import Phase, check_phases, compute_dtype, micro_batches, prepare_phase
@@ -150,12 +151,14 @@ def _train(
             #   2. the end of the previous phase, or of the run that config.pretrained names, as the system
             #      transfers it,
             #   3. the trunk weights that config.weights names,
-            #   4. scratch.
+            #   4. scratch;
+            # in the first phase the re-identification network of RDLR comes from config.reid_weights, if that is set.
             restored = checkpoints.restore(phase.template) if checkpoints else None
             if restored:
                 return restored[0], {"restored": True, "origin": restored[1].get("pretrained")}
             origin = pretrained.origin if pretrained else None
-            return phase.start(config.weights, pretrained), {"restored": False, "origin": origin}
+            reid = config.get("reid_weights", "") if phase.index == 0 else ""  # later phases have the first's
+            return phase.start(config.weights, pretrained, reid), {"restored": False, "origin": origin}
 
         state, note = state_of_first(start, phase.template)
         restored, origin = note["restored"], note["origin"]
@@ -193,7 +196,8 @@ def _train(
         while True:
             finished, stopped = step == total, agreement.stopped()
             last = finished and phase.name == config.phases[-1]
-            evaluates = bool(run.evaluate) and (last or _due(settings.evaluate_every, step))
+            gated = step == 0 and bool(settings.get("gates"))
+            evaluates = bool(run.evaluate) and (last or gated or _due(settings.evaluate_every, step))
             saves = finished or evaluates or stopped or _due(settings.checkpoint_every, step)
             logs = finished or step == 1 or _due(settings.log_every, step)
 
@@ -231,6 +235,11 @@ def _train(
                 began = time.monotonic()
                 evaluate = functools.partial(_evaluate, run, phase, state, meta, checkpoints, writer)
                 on_first(evaluate, run.interruption)
+                if gated:
+                    on_first(
+                        functools.partial(check_gates, phase.name, writer, dict(settings.gates)),
+                        run.interruption,
+                    )
                 marked_time += time.monotonic() - began  # does not count as training
             if finished:
                 return state, origin

@@ -86,6 +86,10 @@ class MetricWriter:
         """Whether an evaluation after `step` steps is on record."""
         return step in self._evaluations
 
+    def evaluation(self, step: int) -> dict[str, float]:
+        """The scalars of the evaluation after `step` steps."""
+        return self._evaluations[step]
+
     def best_evaluation(self, name: str) -> float:
         """Largest first result called `name` among the evaluations on record, -inf where there is none."""
         found = [first_result(scalars, name) for scalars in self._evaluations.values()]

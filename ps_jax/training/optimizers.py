@@ -1,4 +1,4 @@
-"""AdamW or SGD in two groups, their learning-rate schedules and gradient clipping, each with PyTorch's semantics."""
+"""AdamW, Adam or SGD in two groups, learning-rate schedules and gradient clipping, each with PyTorch's semantics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,14 +17,18 @@ START_FRACTION = (
 LONGEST_WARMUP = 1000  # steps
 STEP_DOWN = 0.1  # of the learning rate, at each milestone
 MOMENTUM = 0.9  # of SGD
+OPTIMIZERS = ("adamw", "adam", "sgd")
 
 
 def warmup_length(phase: Mapping | ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
     """Number of warm-up steps of a phase.
 
-    `warmup_steps`, where None the steps of an epoch - 1, but at most 1000 unless `whole_epoch_warmup`.
+    `warmup_steps`, or `warmup_epochs`; where both are None the steps of an epoch - 1, but at most 1000 unless
+    `whole_epoch_warmup`.
     """
     steps = phase.get("warmup_steps")
+    if steps is None and phase.get("warmup_epochs") is not None:
+        steps = round(phase["warmup_epochs"] * steps_per_epoch)
     if steps is None:
         steps = steps_per_epoch - 1
         if not phase.get("whole_epoch_warmup", False):
@@ -84,18 +88,18 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 def make_optimizer(
     phase: Mapping | ConfigDict, schedule: Callable[[float], optax.Schedule], groups: Any, trainable: Any
 ) -> optax.GradientTransformation:
-    """Clipping over all parameters, then AdamW (torch's defaults) or SGD with momentum for each group of them.
+    """Clipping over all parameters, then AdamW or Adam (torch's defaults) or SGD with momentum for each group of them.
 
-    AdamW's weight decay is decoupled, multiplied by the learning rate; SGD's is added to the gradient. It acts on
-    every trained parameter, biases (unless `decay_biases` is False) and the affine parameters of normalisation layers
-    too, as in torch. Frozen parameters get neither update nor decay.
+    AdamW's weight decay is decoupled, multiplied by the learning rate; Adam's and SGD's is added to the gradient. It
+    acts on every trained parameter, biases (unless `decay_biases` is False) and the affine parameters of normalisation
+    layers too, as in torch. Frozen parameters get neither update nor decay.
 
     MMCV (`DefaultOptimizerConstructor` with `bias_lr_mult` and `bias_decay_mult`) treats the biases of normalisation
     layers, and of the convolutions that predict the offsets of deformable ones, as it does kernels: `bias_rate` never
     concerns them, and `decay_norm_biases` keeps their decay where the other biases have none.
 
     Args:
-      phase: settings `optimizer` ("adamw", the default, or "sgd"),
+      phase: settings `optimizer` ("adamw", the default, "adam" or "sgd"),
         `learning_rate`, `weight_decay`, `backbone_learning_rate` and `backbone_weight_decay`
         (None: same as the head's), `decay_biases` (True by default), `decay_norm_biases` (of normalisation layers
         and offsets; as `decay_biases` by default), `bias_rate` (learning rate of all other biases, over that of the
@@ -126,13 +130,13 @@ def make_optimizer(
     def rule(learning_rate, weight_decay):
         if phase.get("optimizer", "adamw") == "adamw":
             return optax.adamw(schedule(learning_rate), weight_decay=weight_decay, mask=decayed)
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, decayed),
-            optax.sgd(schedule(learning_rate), momentum=MOMENTUM),
-        )
+        added = optax.add_decayed_weights(weight_decay, decayed)
+        if phase["optimizer"] == "adam":
+            return optax.chain(added, optax.adam(schedule(learning_rate)))
+        return optax.chain(added, optax.sgd(schedule(learning_rate), momentum=MOMENTUM))
 
-    if phase.get("optimizer", "adamw") not in ("adamw", "sgd"):
-        raise ConfigError(f'optimizer is {phase["optimizer"]!r}; use "adamw" or "sgd"')
+    if phase.get("optimizer", "adamw") not in OPTIMIZERS:
+        raise ConfigError(f"optimizer is {phase['optimizer']!r}; use one of {', '.join(OPTIMIZERS)}")
     labels = jax.tree.map(lambda group, trained: group if trained else "frozen", groups, trainable)
     by_group = {
         "head": rule(phase["learning_rate"], phase["weight_decay"]),

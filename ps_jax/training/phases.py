@@ -28,7 +28,7 @@ def compute_dtype(precision: str) -> jnp.dtype:
 def model_arguments(config: ConfigDict, phase: str, num_identities: int) -> dict[str, Any]:
     """Keyword arguments of the module in a phase: config.model, the phase's changes, and the data's part."""
     changes = config[phase].get("model") or {}
-    return {**config.model, **changes, "num_identities": num_identities}
+    return {**config.model.to_dict(), **changes, "num_identities": num_identities}
 
 
 def micro_batches(settings: ConfigDict) -> int:
@@ -89,12 +89,14 @@ class Phase:
     _first_state: Callable[[Mapping[str, Any]], TrainState]
     _fresh_variables: Callable[[], dict[str, Any]]
 
-    def start(self, weights: str, pretrained: Pretrained | None) -> TrainState:
+    def start(self, weights: str, pretrained: Pretrained | None, reid: str = "") -> TrainState:
         """The state at step 0: from what was trained before, else with trunk weights, else from scratch.
 
         Args:
           weights: file or name of trunk weights, see `ps_jax.porting.read_tensors`; "" for none.
           pretrained: the phase before, or what another run trained.
+          reid: work directory or weights of a re-identification network, for a system that has one of its own; ""
+            for none.
 
         Raises:
           CheckpointError: `pretrained` is of another model.
@@ -116,16 +118,24 @@ class Phase:
             def part(part):
                 return {name: tree[part] for name, tree in variables.items() if part in tree}
 
-            trunk = load_trunk_weights(weights, self.arguments["trunk"], self.system.trunk(variables))
+            name = self.system.trunk_name
+            trunk = load_trunk_weights(weights, name, self.system.trunk(variables))
             classifier = part("classifier")
             if classifier:
-                classifier = load_classifier_weights(weights, self.arguments["trunk"], classifier)
+                classifier = load_classifier_weights(weights, name, classifier)
             variables = self.system.with_trunk(variables, trunk, classifier)
         elif self.system.needs_weights:
             raise ConfigError(
                 f"phase {self.name} needs the weights of a trained trunk (config.{self.name}.model.lwf); "
                 "name a file with them, --config.weights=FILE, or published ones, --config.weights=torchvision/..."
             )
+        if reid:
+            from ps_jax.porting import load_reid_network
+
+            network = load_reid_network(
+                reid, self.arguments["reid_trunk"], self.system.reid_network(variables)
+            )
+            variables = self.system.with_reid_network(variables, network)
         return jax.jit(self._first_state)(variables)
 
 
@@ -165,11 +175,14 @@ def prepare_phase(
 
     # Optimiser
     steps_per_epoch = source.steps_per_epoch(settings)
-    total_steps = round(settings.epochs * steps_per_epoch)  # epochs may be a fraction
+    # The length, like the milestones, is in `steps`, or in `epochs`, which may be fractions
+    in_steps = settings.get("steps") is not None
+    unit = 1 if in_steps else steps_per_epoch
+    total_steps = settings.steps if in_steps else round(settings.epochs * steps_per_epoch)
     warmup_steps = warmup_length(settings, steps_per_epoch, total_steps)
 
-    epochs = settings.get("milestones")  # after which the learning rate steps down
-    milestones = None if epochs is None else [round(epoch * steps_per_epoch) for epoch in epochs]
+    passed = settings.get("milestones")  # after which the learning rate steps down
+    milestones = None if passed is None else [round(milestone * unit) for milestone in passed]
 
     warmup_start = settings.get("warmup_start", START_FRACTION)
 

@@ -48,12 +48,14 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _harmless(key: str, phases: Sequence[str]) -> bool:
     """Keys that leave the trained parameters as they are.
 
-    How often to log, save and evaluate; the whole evaluation; and `data.dir`, because data may move (other
-    data under it mostly shows by another number of identities, which no checkpoint accepts).
+    How often to log, save and evaluate; what a phase demands before it begins; the whole evaluation; and `data.dir`,
+    because data may move (other data under it mostly shows by another number of identities, which no checkpoint
+    accepts).
     """
     section, _, name = key.partition(".")
     every = name in ("log_every", "checkpoint_every", "evaluate_every")
-    return section == "eval" or key == "data.dir" or (section in phases and every)
+    gate = name.startswith("gates")
+    return section == "eval" or key == "data.dir" or (section in phases and (every or gate))
 
 
 def claim_workdir(workdir: Path, config: ConfigDict, started: bool) -> None:

@@ -237,7 +237,7 @@ def test_nae_training(golden_dir):
     _check_gradients(golden, gradients, system, spread=1e-2)
 
 
-def _in_stored_order(golden):
+def _in_stored_order(golden, choose_proposals=choose_proposals):
     """`choose_proposals`, with our proposals in the order of the stored ones.
 
     Proposals whose objectness differs by less than the noise of float32 change places, and the sampling by place would
@@ -250,12 +250,22 @@ def _in_stored_order(golden):
         count = len(stored)
         return jnp.zeros_like(box).at[:count].set(box[place]), jnp.arange(len(box)) < count
 
-    def choose(*arguments):
-        box, valid = choose_proposals(*arguments)
+    def choose(*arguments, **options):
+        box, valid = choose_proposals(*arguments, **options)
         rows = [order(box[i], valid[i], golden.array(f"proposals{i}")) for i in range(len(box))]
         return tuple(map(jnp.stack, zip(*rows, strict=True)))
 
     return choose
+
+
+def _check_anchors(golden, seen, i):
+    """Labels of a scene's anchors, and those that are sampled."""
+    labels = np.asarray(seen["anchor_matched"][i])
+    stored = golden.array(f"rpn_labels{i}")
+    np.testing.assert_array_equal(np.where(labels >= 0, 1, np.where(labels == BACKGROUND, 0, -1)), stored)
+    for name, ours in (("pos", "positive"), ("neg", "negative")):
+        (index,) = np.nonzero(np.asarray(seen[f"anchor_{ours}"][i]))
+        np.testing.assert_array_equal(index, np.sort(golden.array(f"rpn_{name}_idx{i}")))
 
 
 @pytest.mark.slow
@@ -266,12 +276,7 @@ def test_seqnet_training(golden_dir, monkeypatch):
     variables, gradients, terms, changed = _step(golden, system)
     seen = _seen(changed)
     for i in range(len(golden.meta["sizes"])):
-        labels = np.asarray(seen["anchor_matched"][i])
-        stored = golden.array(f"rpn_labels{i}")
-        np.testing.assert_array_equal(np.where(labels >= 0, 1, np.where(labels == BACKGROUND, 0, -1)), stored)
-        for name, ours in (("pos", "positive"), ("neg", "negative")):
-            (index,) = np.nonzero(np.asarray(seen[f"anchor_{ours}"][i]))
-            np.testing.assert_array_equal(index, np.sort(golden.array(f"rpn_{name}_idx{i}")))
+        _check_anchors(golden, seen, i)
         exists = np.asarray(seen["proposals_exist"][i])
         _same_set(np.asarray(seen["proposals"][i])[exists], golden.array(f"proposals{i}"))
         for stage, sampled in ((1, seen["first_sampled"]), (2, seen["sampled"])):

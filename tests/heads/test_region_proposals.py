@@ -67,3 +67,24 @@ def test_losses_of_proposals():
         )
         np.testing.assert_allclose(classification, np.log1p(np.exp(-2)) + np.log1p(np.exp(-1)), rtol=1e-6)
         np.testing.assert_allclose(regression, expected, rtol=1e-4)
+
+
+def test_levels_are_chosen_from_and_suppressed_apart():
+    rng = np.random.default_rng(2)
+    anchors = _anchors(30)
+    score = rng.permutation(30).astype(np.float32)
+    levels, before, after = (18, 12), 10, 7
+    box, valid = choose_proposals(
+        *(jnp.asarray(score[None]), jnp.zeros((1, 30, 4)), jnp.asarray(anchors), jnp.array([[100, 100]])),
+        *(before, after),
+        nms_threshold=0.3,
+        levels=levels,
+    )
+    kept, start = [], 0
+    for length in levels:
+        best = start + np.argsort(-score[start : start + length], kind="stable")[:before]
+        kept += best[_greedy(anchors[best], score[best], 0.3)].tolist()
+        start += length
+    expected = sorted(kept, key=lambda index: -score[index])[:after]
+    assert int(valid.sum()) == len(expected)
+    np.testing.assert_allclose(box[0, : len(expected)], anchors[expected], rtol=1e-5, atol=1e-4)

@@ -60,7 +60,7 @@ def test_types_and_shapes(split):
         ("int32", (4,)),
     ]
     np.testing.assert_array_equal(batch.scenes.size, [[32, 48]] * 4)
-    assert batch.scenes.raw is None and batch.scenes.scale is None
+    assert batch.scenes.raw is None and batch.scenes.raw_size is None
 
 
 def test_annotations_number_people(split):
@@ -408,7 +408,7 @@ def test_unknown_source_lists_the_known():
     data = ConfigDict({"source": "market", "dir": "nowhere", "max_people": 4, "resize": RESIZE})
     with pytest.raises(
         ConfigError,
-        match="'market'; known are streets, prw, cuhk_sysu, coco_json, coco_persons, prepared, arrays",
+        match="'market'; known are streets, prw, cuhk_sysu, coco_json, coco_persons, market1501, prepared, arrays",
     ):
         open_source(data)
 
@@ -449,3 +449,45 @@ def test_streets_are_drawn_when_they_are_not_there(tmp_path):
     assert len(open_source(data).split("test").scenes) == 8
     with pytest.raises(ConfigError, match=r"data.streets.colour is unknown; the options are layout, seed"):
         open_source(ConfigDict(data.to_dict() | {"streets": {"colour": 1}}))
+
+
+def test_original_pictures_come_along_and_are_mirrored_with_the_scene(split):
+    settings = phase(augmentation="window")
+    batches = train_batches(split, settings, resize=RESIZE, max_people=4, seed=0, raw=True)
+    mirrored = 0
+    for batch in itertools.islice(batches, 4):
+        assert batch.scenes.raw.shape == (4, 100, 100, 3)  # all pictures of the split fit into it
+        for row, position in enumerate(batch.index):
+            scene = split.scenes[position]
+            size = batch.scenes.raw_size[row]
+            np.testing.assert_array_equal(size, (scene.height, scene.width))
+            original = decode_picture(split.encoded(int(position)), scene.name)
+            raw = batch.scenes.raw[row, : size[0], : size[1]]
+            flipped = not np.array_equal(raw, original)
+            mirrored += flipped
+            np.testing.assert_array_equal(raw, original[:, ::-1] if flipped else original)
+            assert (
+                not batch.scenes.raw[row, size[0] :].any() and not batch.scenes.raw[row, :, size[1] :].any()
+            )
+            ratio = np.tile(size / batch.scenes.size[row], 2)[[1, 0, 1, 0]]
+            for box, identity in zip(batch.people.box[row] * ratio, batch.people.identity[row], strict=True):
+                if identity == 0:  # 12, the third colour of the scene where there are three
+                    x, y = ((box[:2] + box[2:]) / 2).astype(int)
+                    colours = [COLOURS[k] for k, (_, who) in enumerate(PEOPLE[position]) if who == 12]
+                    assert tuple(raw[y, x]) in colours
+    assert 0 < mirrored < 16
+
+
+def test_original_pictures_of_an_evaluation(split):
+    for batch in scene_batches(split, RESIZE, 2, raw=True):
+        for row, position in enumerate(batch.index):
+            if position < 0:
+                continue
+            scene = split.scenes[position]
+            original = decode_picture(split.encoded(int(position)), scene.name)
+            np.testing.assert_array_equal(batch.scenes.raw[row, : scene.height, : scene.width], original)
+
+
+def test_original_pictures_go_with_whole_scenes(split):
+    with pytest.raises(ConfigError, match="window"):
+        train_batches(split, phase(), resize=RESIZE, max_people=4, seed=0, raw=True)

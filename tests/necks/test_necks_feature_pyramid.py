@@ -100,5 +100,5 @@ def test_levels_that_are_not_wanted_have_no_output(case):
 
 def test_unknown_extra_levels_are_refused(case):
     features, params = case
-    with pytest.raises(ConfigError, match=r"extra_levels is 'p6'. Use 'p6p7' or None."):
+    with pytest.raises(ConfigError, match=r"extra_levels is 'p6'. Use 'p6p7', 'p6p7_of_p5', 'pool' or None."):
         FeaturePyramid(WIDTH, extra_levels="p6").apply({"params": params}, features)

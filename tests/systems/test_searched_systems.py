@@ -5,9 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_rdlr import batch as batch_with_originals
 from tiny_spnet import batch
 
+from ps_jax.errors import ConfigError
 from ps_jax.export.programs import export_programs
+from ps_jax.interface import Scenes
 from ps_jax.search.detector import Detector
 from ps_jax.training.packages import named_leaves
 
@@ -42,3 +45,31 @@ def test_every_system_is_searched_with_and_exported(build, request):
     kept = np.asarray(again["valid"])[0]
     np.testing.assert_allclose(np.asarray(again["score"])[0][kept], found.score, atol=1e-4)
     np.testing.assert_allclose(np.asarray(again["box"])[0][kept], found.box, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_system_that_cuts_crops_is_given_the_original_pictures(tiny_rdlr):
+    system = tiny_rdlr()
+    variables = jax.device_get(system.init(jax.random.key(0), *batch_with_originals()))
+    config = CONFIG | {"data": {"resize": (64, 96), "raw": True}}
+    detector = Detector(system, variables, config, batch_size=2)
+    pictures = [
+        np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+        for seed, size in enumerate([(96, 128), (128, 160), (96, 128)])
+    ]
+    both = detector.detect(pictures)
+    alone = detector.detect(pictures[2:])[0]
+    assert len(alone.score) > 3
+    np.testing.assert_array_equal(both[2].box, alone.box)
+    np.testing.assert_array_equal(both[2].embedding, alone.embedding)
+    box = np.array([[30.0, 20.0, 70.0, 90.0]])
+    own = detector.embed(pictures[0], box)
+    resized = detector._batch(pictures[:1], [np.array([64, 85])]).scenes
+    scenes = Scenes(resized.image[:1], resized.size[:1], pictures[:1], np.array([[96, 128]]))
+    resized_box = jax.numpy.asarray(box / np.array([128 / 85, 96 / 64] * 2), np.float32)[None]
+    expected = system.embed(variables, scenes, resized_box)[0]
+    np.testing.assert_allclose(own, expected, atol=1e-5)
+    other = scenes._replace(raw=255 - np.asarray(scenes.raw))
+    assert np.abs(own - system.embed(variables, other, resized_box)[0]).max() > 1e-3
+    with pytest.raises(ConfigError, match="cuts people out of the pictures before resizing"):
+        export_programs(system, variables, (64, 96), [(96, 128)], raw=True)

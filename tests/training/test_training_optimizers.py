@@ -78,11 +78,14 @@ def test_clipping_is_torchs():
     assert untouched["b"] == gradients["b"]
 
 
-def adamw(value, gradients, learning_rates, decay):
-    """torch.optim.AdamW's loop in numpy, float64."""
+def adamw(value, gradients, learning_rates, decay, decoupled=True):
+    """The loop of torch.optim.AdamW, or (not decoupled) of torch.optim.Adam, in numpy, float64."""
     first = second = 0.0
     for step, (gradient, rate) in enumerate(zip(gradients, learning_rates, strict=True), 1):
-        value = value * (1 - rate * decay)
+        if decoupled:
+            value = value * (1 - rate * decay)
+        else:
+            gradient = gradient + decay * value
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         denominator = np.sqrt(second) / np.sqrt(1 - 0.999**step) + 1e-8
@@ -144,10 +147,16 @@ def sgd(value, gradients, learning_rate, decay):
     return value
 
 
+def adam(value, gradients, learning_rate, decay):
+    """torch.optim.Adam's loop, whose decay is added to the gradient."""
+    return adamw(value, gradients, [learning_rate] * len(gradients), decay, decoupled=False)
+
+
 @pytest.mark.parametrize("decay_biases", [True, False])
-def test_sgd_with_momentum_and_decay(decay_biases):
+@pytest.mark.parametrize("rule", [sgd, adam])
+def test_decay_that_is_added_to_the_gradient(rule, decay_biases):
     settings = {
-        "optimizer": "sgd",
+        "optimizer": rule.__name__,
         "learning_rate": 0.1,
         "weight_decay": 0.5,
         "decay_biases": decay_biases,
@@ -165,14 +174,17 @@ def test_sgd_with_momentum_and_decay(decay_biases):
             jax.tree.map(lambda _, g=gradient: jnp.array(g), params), state, params
         )
         params = optax.apply_updates(params, updates)
-    assert float(params["layer"]["kernel"]) == pytest.approx(sgd(2.0, gradients, 0.1, 0.5), rel=1e-6)
-    expected = sgd(-1.0, gradients, 0.1, 0.5 if decay_biases else 0.0)
-    assert float(params["layer"]["bias"]) == pytest.approx(expected, rel=1e-6)
+    # 1 - 0.999 in float32 is 2e-5 off, its square root 1e-5
+    tolerance = 1e-6 if rule is sgd else 1e-5
+    expected = rule(2.0, gradients, 0.1, 0.5)
+    assert float(params["layer"]["kernel"]) == pytest.approx(expected, rel=tolerance)
+    expected = rule(-1.0, gradients, 0.1, 0.5 if decay_biases else 0.0)
+    assert float(params["layer"]["bias"]) == pytest.approx(expected, rel=tolerance)
 
 
 def test_an_unknown_optimiser_is_refused():
     settings = {"optimizer": "lion", "learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 0.0}
-    with pytest.raises(ConfigError, match='optimizer is \'lion\'; use "adamw" or "sgd"'):
+    with pytest.raises(ConfigError, match="optimizer is 'lion'; use one of adamw, adam, sgd"):
         make_optimizer(settings, optax.constant_schedule, {"a": "head"}, {"a": True})
 
 
@@ -218,3 +230,9 @@ def test_frozen_parts_and_other_groups_do_not_change_whose_bias_is_decayed():
     for part in params:
         np.testing.assert_allclose(updates[part]["bias"], -0.15, rtol=1e-6)
         np.testing.assert_array_equal(updates[part]["scale"], 0)
+
+
+def test_a_warm_up_is_given_in_steps_or_epochs():
+    assert warmup_length({"warmup_steps": 500}, 100, 40000) == 500
+    assert warmup_length({"warmup_epochs": 10.0}, 185, 22200) == 1850
+    assert warmup_length({"warmup_steps": 7, "warmup_epochs": 1.0}, 100, 1000) == 7
