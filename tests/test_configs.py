@@ -329,6 +329,7 @@ def test_rdlr_has_the_papers_refinement_and_its_parents_settings():
     assert (system.module.boxes_per_person, system.module.boxes_per_scene) == (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", [name for name in datasets.DATASETS if name not in datasets.PRETRAINING])
 @pytest.mark.parametrize("module", [rdlr, rdlr_cross, rdlr_detector, rdlr_refine, rdlr_reid, rdlr_retinanet])
 def test_every_configuration_of_rdlr_makes_the_models_of_its_phases(module, dataset):

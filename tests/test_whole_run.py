@@ -97,6 +97,7 @@ def test_both_phases_were_trained_and_the_last_one_evaluated(trained):
     assert (results.parent / "index.html").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_arrays_without_tensorflow_give_the_same_numbers(trained):
     config = [argument for argument in training(trained)[1:] if "eval" not in argument]
     config = config[: config.index("--workdir")] + config[config.index("--workdir") + 2 :]
@@ -112,6 +113,7 @@ def test_arrays_without_tensorflow_give_the_same_numbers(trained):
     assert len(list((without / "pictures").glob("*.png"))) > 0
 
 
+@pytest.mark.slow
 def test_query_centric_evaluation_runs(trained):
     run("eval.py", "--workdir", str(trained / "run"), "--mode", "qc", "--out", str(trained / "qc"))
     measured = json.loads((trained / "qc" / "results.json").read_text())

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ps_jax.backbones.osnet import STAGES
-from ps_jax.errors import PortingError
 from ps_jax.heads.reid_network import OSNET
 from ps_jax.layers import BatchNorm
 from ps_jax.porting.rules import (
@@ -118,10 +117,10 @@ def port_reid_network(
 
 
 def load_reid_network(path: str | Path, trunk: str, template: Mapping[str, Any]) -> dict[str, Any]:
-    """A trained re-identification network: of a work directory, or of a file with weights.
+    """A trained re-identification network of a file with weights.
 
     Args:
-      path: work directory of an RDLR training, or what `read_tensors` reads.
+      path: what `read_tensors` reads.
       trunk: the network's trunk.
       template: its variables {"params", "batch_stats"}, or their shapes.
 
@@ -129,20 +128,6 @@ def load_reid_network(path: str | Path, trunk: str, template: Mapping[str, Any])
       Its parts, by collection; the classifier only where it is of as many people.
 
     Raises:
-      PortingError: the work directory is of another system, or the file is of another network.
+      PortingError: the file cannot be read, or is of another network.
     """
-    if not Path(path).is_dir():
-        return port_reid_network(read_tensors(path), trunk, template)
-    from ps_jax.training import load_variables
-
-    variables, meta = load_variables(path)
-    if meta["system"] != "rdlr":
-        raise PortingError(
-            f"{path} is the work directory of a {meta['system']}, which has no re-identification network of its own; "
-            "name one of an RDLR training"
-        )
-    network = {name: dict(tree["reid"]) for name, tree in variables.items() if "reid" in tree}
-    wanted, found = (params.get("classifier") for params in (template["params"], network["params"]))
-    if not (wanted and found and wanted["kernel"].shape == found["kernel"].shape):
-        network["params"].pop("classifier", None)
-    return network
+    return port_reid_network(read_tensors(path), trunk, template)

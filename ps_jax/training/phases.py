@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from ps_jax.errors import ConfigError, DataError
 from ps_jax.training._leaves import check_same_leaves, describe
 from ps_jax.training.optimizers import START_FRACTION, learning_rate_schedule, make_optimizer, warmup_length
-from ps_jax.training.pretrained import Pretrained
+from ps_jax.training.pretrained import Pretrained, reid_network_of
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
 
@@ -132,9 +133,11 @@ class Phase:
         if reid:
             from ps_jax.porting import load_reid_network
 
-            network = load_reid_network(
-                reid, self.arguments["reid_trunk"], self.system.reid_network(variables)
-            )
+            template = self.system.reid_network(variables)
+            if Path(reid).is_dir():
+                network = reid_network_of(reid, template)
+            else:
+                network = load_reid_network(reid, self.arguments["reid_trunk"], template)
             variables = self.system.with_reid_network(variables, network)
         return jax.jit(self._first_state)(variables)
 

@@ -1,5 +1,6 @@
 """What a phase starts from: the phase before it, or another run's work directory."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,3 +61,30 @@ def load_pretrained(config: ConfigDict, build: Callable[..., Any], dtype: Any) -
     origin = {"workdir": str(workdir)} | {key: made[key] for key in ("phase", "checkpoint_step", "config")}
     system = build(meta["system"], {**meta["model"], "dtype": dtype, "axis_name": None})
     return Pretrained(f"config.pretrained ({workdir})", system, variables, origin)
+
+
+def reid_network_of(workdir: str | os.PathLike, template: Mapping[str, Any]) -> dict[str, Any]:
+    """The re-identification network that an RDLR training made.
+
+    Args:
+      workdir: its work directory.
+      template: the network's variables {"params", "batch_stats"}, or their shapes.
+
+    Returns:
+      Its parts, by collection; the classifier only where it is of as many people.
+
+    Raises:
+      ConfigError: the work directory is of another system.
+      CheckpointError: there is no checkpoint in it, or none can be read.
+    """
+    variables, meta = load_variables(workdir)
+    if meta["system"] != "rdlr":
+        raise ConfigError(
+            f"{workdir} is the work directory of a {meta['system']}, which has no re-identification network of its "
+            "own; name one of an RDLR training"
+        )
+    network = {name: dict(tree["reid"]) for name, tree in variables.items() if "reid" in tree}
+    wanted, found = (params.get("classifier") for params in (template["params"], network["params"]))
+    if not (wanted and found and wanted["kernel"].shape == found["kernel"].shape):
+        network["params"].pop("classifier", None)
+    return network

@@ -192,6 +192,7 @@ def test_stochastic_depth_of_pvt_is_the_releases(size):
     assert build_trunk(f"pvt_v2_{size}").last_stage().stochastic_depth[-1] == 0.1
 
 
+@pytest.mark.slow
 def test_kernels_of_pvt_start_with_the_releases_deviations():
     """Convolutions sqrt(2 / fan out), depthwise ones sqrt(2 / 9): the release divides by the groups."""
     _, variables = PVTv2(depths=(1, 1, 1, 1)).init_with_output(

@@ -199,6 +199,7 @@ def test_any_size_of_image_is_taken_and_all_gradients_are_finite(options, last):
         assert np.isfinite(value).all() and np.any(value), path
 
 
+@pytest.mark.slow
 def test_solider_pads_images_to_whole_patches_and_torchvision_cuts_them():
     image = features((1, 34, 37, 3))
     for semantic_weight, whole in (

@@ -56,6 +56,7 @@ def run(directory, *arguments):
     return (directory / "out" / "gpu_check.md").read_text()
 
 
+@pytest.mark.slow
 def test_parts_run_on_a_cpu_without_tensorflow_and_torch(tmp_path):
     text = run(tmp_path, "--only", "machine", "operations", "questions", "training", "tests")
     assert "| platform | cpu |" in text

@@ -65,6 +65,7 @@ def test_checkpoint(implementation, operation):
     )
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one():
     """pmap, in a program of its own: values, and gradients where there are any, of two problems on two devices."""
     environment = os.environ | {

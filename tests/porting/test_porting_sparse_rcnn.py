@@ -97,6 +97,7 @@ def test_names_of_mmdetection():
         assert placed[name].transform(tensor).shape == flat[placed[name].ours], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [RELEASE, MMDETECTION], ids=["release", "mmdetection"])
 def test_a_start_from_sparse_rcnn(names, tmp_path):
     """Everything that it has is carried over, of the classes the first; the rest is as LEAPS starts. And back."""
@@ -134,6 +135,7 @@ def test_a_start_from_sparse_rcnn(names, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_other_checkpoints_and_trunks_are_refused():
     tensors, _ = tensors_of(RELEASE)
     with pytest.raises(

@@ -57,7 +57,7 @@ def test_other_kinds_of_file_are_named(tmp_path):
     path = tmp_path / "resnet50.h5"
     path.write_bytes(b"")
     with pytest.raises(
-        PortingError, match=r"resnet50\.h5: known are \.npz, \.safetensors, \.pth, \.pt, \.ckpt files"
+        PortingError, match=r"resnet50\.h5: known are \.npz, \.safetensors, \.onnx, \.pth, \.pt, \.ckpt files"
     ):
         read_tensors(path)
 

@@ -46,6 +46,7 @@ class FolderSource:
         return scene_batches(self._split, RESIZE, batch_size)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_evaluation(system, variables, pictures, tmp_path):
     boxes = [(10.0, 20.0, 50.0, 80.0)] * len(pictures)
     scenes = []

@@ -55,6 +55,7 @@ def test_a_step_trains_every_part_and_fills_the_memory(tiny_alignps):
     assert changed["memory"]["queue_header"] == np.any(changed["memory"]["queue"] != 0, axis=1).sum() > 0
 
 
+@pytest.mark.slow
 def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_alignps):
     scenes, people = batch((2, 0))
     unknown = people._replace(identity=jnp.full_like(people.identity, -1))
@@ -109,6 +110,7 @@ def untrained(tiny_alignps):
     return build, scenes
 
 
+@pytest.mark.slow
 def test_a_scene_is_found_alike_in_any_batch(untrained):
     build, scenes = untrained
     system, variables = build()
@@ -124,6 +126,7 @@ def test_a_scene_is_found_alike_in_any_batch(untrained):
             )
 
 
+@pytest.mark.slow
 def test_a_box_is_embedded_at_the_location_nearest_to_its_centre(untrained):
     build, scenes = untrained
     system, variables = build()

@@ -84,6 +84,7 @@ def test_a_step_of_leaps_on_two_devices_is_the_step_on_one():
     _same_beside_the_gradient(report, ("lookup_table", "queue", "queue_header"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["alignps", "roi_alignps"])
 def test_a_step_of_alignps_on_two_devices_is_the_step_on_one(system):
     """Of ROI-AlignPS with all that the branches learn from each other."""

@@ -122,6 +122,7 @@ def test_a_scene_is_found_alike_in_any_batch_and_a_box_is_its_nearest_detection(
         np.testing.assert_allclose(found[row], together.embedding[row][nearest], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_learned_boxes_can_start_side_by_side(tiny_leaps):
     scenes, people = batch((1,))
     params = tiny_leaps(proposal_start="grid").init(jax.random.key(0), scenes, people)["params"]
@@ -180,6 +181,7 @@ def test_variants_of_the_tables_are_trained_and_find(tiny_leaps, options):
         np.testing.assert_allclose(jnp.mean(found.embedding, axis=1), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_of_another_build_start_anew(tiny_leaps):
     """A detector with one plain branch goes on as the whole model; one like it keeps its heads."""
     scenes, people = batch((1,))

@@ -23,6 +23,7 @@ def _equal(one, other):
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), one, other)))
 
 
+@pytest.mark.slow
 def test_refinement_replaces_the_box_loss_and_keeps_the_others(tiny_rdlr):
     scenes, people = batch()
     system = tiny_rdlr(options={"order": golden_order})
@@ -90,6 +91,7 @@ def test_the_reid_network_stays_bit_for_bit_while_the_detector_moves(tiny_rdlr):
     assert int(np.sum(state.memory["proxies_written"])) > 0
 
 
+@pytest.mark.slow
 def test_only_the_reid_network_is_trained_on_crops(tiny_rdlr):
     rng = np.random.default_rng(0)
     system = tiny_rdlr(stage="reid")
@@ -250,6 +252,7 @@ def test_what_contradicts_itself_is_told(tiny_rdlr):
             make(**options)
 
 
+@pytest.mark.slow
 def test_the_next_phase_takes_both_networks(tiny_rdlr):
     scenes, people = batch()
     detector = tiny_rdlr(stage="detector")

@@ -36,6 +36,7 @@ def stepper(system, scenes, people):
     return variables, step
 
 
+@pytest.mark.slow
 def test_a_step_trains_every_part_and_fills_both_memories(tiny_roi_alignps):
     scenes, people = batch((2, 3), seed=2)
     variables, step = stepper(tiny_roi_alignps(**MUTUAL), scenes, people)
@@ -238,6 +239,7 @@ def test_contradicting_options_are_refused(tiny_roi_alignps):
             tiny_roi_alignps(**options).template  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_box_branch_starts_with_the_trunks_last_stage(monkeypatch):
     def small(name, **options):
         return ResNet(depths=(1, 1, 1, 1), stride_in_first=name == "resnet50_caffe", **options)

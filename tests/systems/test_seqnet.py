@@ -66,6 +66,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", VARIANTS)
 def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_seqnet, options):
     """Released code has NaN here: a mean over no rows."""

@@ -100,6 +100,7 @@ def test_everybody_gets_one_entry_unknown_people_too(pretraining):
     np.testing.assert_allclose(np.linalg.norm(memory["queue"][written], axis=1), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["oc", "qc"])
 def test_entries_are_the_means_of_what_an_equal_encoder_makes_of_the_same_boxes(tiny, mode):
     """Before the first step both encoders are equal, so without stochastic depth they embed alike."""
@@ -135,6 +136,7 @@ def test_entries_are_the_means_of_what_an_equal_encoder_makes_of_the_same_boxes(
         )
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(pretraining, tmp_path):
     _, state, train, batches = pretraining
     whole = train(state, batches)

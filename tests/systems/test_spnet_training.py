@@ -49,6 +49,7 @@ def test_steps_with_everybody_somebody_and_nobody(tiny, mode):
             jax.tree.map(np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"])
 
 
+@pytest.mark.slow
 def test_padding_of_people_is_not_seen(tiny):
     system = tiny()
     variables = system.init(jax.random.key(0), *batch())
@@ -68,6 +69,7 @@ def test_padding_of_people_is_not_seen(tiny):
         chex.assert_trees_all_close(clean_changed, dirty_changed, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_query_centric_training_leaves_the_bridge_alone(tiny):
     system = tiny(mode="qc")
     scenes, people = two_views((3,), missing_in_second=1)

@@ -11,7 +11,8 @@ from ps_jax.systems import build_system
 
 def test_unknown_names_are_listed_with_the_remedy():
     with pytest.raises(
-        ConfigError, match=r"no system 'spent'. Choose one of: alignps, leaps, roi_alignps, seqnet, spnet"
+        ConfigError,
+        match=r"no system 'spent'. Choose one of: alignps, leaps, rdlr, roi_alignps, seqnet, spnet",
     ):
         build_system("spent", {})
     with pytest.raises(ConfigError, match=r"no option 'embeding_dim'. Its options: .*embedding_dim"):

@@ -109,6 +109,7 @@ def test_a_finished_run_has_nothing_left_to_do(whole):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(whole, tmp_path):
     rng = np.random.default_rng(2)
     # One kill falls on the boundary of the phases: the first is finished, the second has not begun.
@@ -179,6 +180,7 @@ def test_two_devices_train_as_one_does(whole, tmp_path):
         assert numbers(tmp_path)[key] == pytest.approx(record, rel=1e-4), key
 
 
+@pytest.mark.slow
 def test_a_run_with_micro_batches_goes_on_bit_for_bit(tmp_path):
     change = {"pretrain.accumulate_steps": 2, "finetune.accumulate_steps": 4}
     state = train(tmp_path / "whole", changed(**change))

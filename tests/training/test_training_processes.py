@@ -173,6 +173,7 @@ def toy_steps(tmp_path_factory):
     return layouts(tmp_path_factory.mktemp("steps"), "toy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["whole", "accumulated"])
 def test_one_step_does_not_depend_on_devices_and_processes(toy_steps, case):
     assert_one_step_everywhere(toy_steps, case, 1e-6)
@@ -281,6 +282,7 @@ def test_a_run_of_two_processes_goes_on_in_one(pair, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_both_with_its_message(tmp_path):
     began = time.monotonic()
     codes, errors = train(tmp_path, "--signal", "error", change=SHORT, own=((), ("--at", 3)))

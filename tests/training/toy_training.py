@@ -62,6 +62,7 @@ class ToySystem:
     def __init__(self, name, model):
         self.name = name
         self.fail_at = model.pop("fail_at", -1)
+        self.trunk_name = model.get("trunk")
         self.module = ToyModule(**{key: value for key, value in model.items() if key != "trunk"})
 
     def init(self, rng, scenes, people):
