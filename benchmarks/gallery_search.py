@@ -129,6 +129,8 @@ def main(arguments: list[str]) -> None:
         "index, s",
     ]
     lines = []
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     for rows in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory(dir=options.out) as folder:
             lines.append(measure(rows, options.width, Path(folder)))

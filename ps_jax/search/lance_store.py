@@ -19,7 +19,7 @@ KEEP_VERSIONS = timedelta(hours=1)  # for readers that have the gallery open
 READ_AGAIN = timedelta(
     minutes=1
 )  # readers look for a newer version, so that theirs is never one that is removed
-PROBES = 32  # partitions of the index that a query looks into
+PROBES = 64  # partitions, of about 4096 people, that a query looks into: all up to 260,000 people
 REFINE = 4  # times as many candidates are compared again with their full features
 
 
