@@ -235,7 +235,7 @@ def test_every_row_of_leaps_takes_its_options(path, dataset):
             bool(row.after),
         )
         if row.after:
-            assert (row.after, config.train.epochs) == ("detector", 2.0)
+            assert (row.after, config.train.epochs) == ("detector", 6.0)
             assert table.row("detector").preparation
         else:
             assert config.train.epochs == (12.0 if small else 36.0)
