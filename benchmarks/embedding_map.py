@@ -3,7 +3,7 @@
     python -m benchmarks.embedding_map --workdir runs/roi_alignps --out embeddings.png [--identities 15] [--seed 0]
 
 Every annotated box of so many random people, those in four scenes or more where there are enough, becomes a point for
-each branch (`config.eval.branches`; a star is the second one's, ROI-AlignPS's box branch), in a colour of its own a
+each branch (a star is the second one's: of ROI-AlignPS the box branch, of LEAPS the interaction module), in a colour of its own a
 person. The paper uses t-SNE; here it is the plane of largest variance of the normalised embeddings (principal
 components), which distorts nothing but leaves out what the title says. The table printed beside it needs no plane: the
 mean cosine of two boxes of one person, and of two people, by branch.
@@ -65,7 +65,7 @@ def choose_people(split: Split, count: int, seed: int) -> list[int]:
 
 
 def embed_people(
-    system: System, variables: Any, batches: Iterator[Any], split: Split, people: Sequence[int], branches: int
+    system: System, variables: Any, batches: Iterator[Any], split: Split, people: Sequence[int]
 ) -> Embedded:
     """Embeds all annotated boxes of some people.
 
@@ -74,7 +74,6 @@ def embed_people(
       batches: all scenes of the split with their people.
       split: the records.
       people: identities.
-      branches: embeddings that lie side by side in a row.
     """
     labels = {split.labels[identity]: identity for identity in people}
     embed = jax.jit(system.embed)
@@ -85,10 +84,10 @@ def embed_people(
         if not wanted.any():
             continue
         rows = np.asarray(embed(variables, batch.scenes, np.asarray(batch.people.box)))[wanted]
-        embedding.append(rows.reshape(len(rows), branches, -1))
+        embedding.append(rows.reshape(len(rows), system.branches, -1))
         identity += [labels[int(label)] for label in np.asarray(batch.people.identity)[wanted]]
     whole = np.concatenate(embedding)
-    unit = np.stack([unit_rows(whole[:, branch]) for branch in range(branches)], axis=1)
+    unit = np.stack([unit_rows(whole[:, branch]) for branch in range(system.branches)], axis=1)
     return Embedded(np.array(identity), unit)
 
 
@@ -173,9 +172,7 @@ def main(arguments: Sequence[str]) -> None:
     source = open_source(config.data)
     split = source.split(options.partition)
     people = choose_people(split, options.identities, options.seed)
-    embedded = embed_people(
-        system, variables, source.scene_batches(options.partition), split, people, config.eval.branches
-    )
+    embedded = embed_people(system, variables, source.scene_batches(options.partition), split, people)
     print(similarity_table(embedded))
     write_atomically(options.out, embedding_picture(embedded))
 

@@ -68,7 +68,6 @@ def base(dataset: str, system: str) -> ConfigDict:
             "mode": "auto",  # as it was trained; "oc" finds everybody at once, "qc" searches query by query
             "query": "box",  # the query's embedding is taken at its box
             "similarity": "cosine",
-            "branches": 1,  # embeddings that lie side by side
             "galleries": ("default",),  # names of galleries, or "all"
             "iou": "variable",  # a right answer needs min(0.5, wh / ((w + 10) (h + 10)))
             "score_threshold": 0.5,

@@ -45,7 +45,7 @@ def get(dataset: str, tiny: bool) -> ConfigDict:
     config.model = ConfigDict(_model(dataset) | (TINY if tiny else {}))
     if tiny:
         config.data.max_people = min(config.data.max_people, TINY["num_proposals"])
-    config.eval.branches = 2  # plain and interaction, side by side
+    config.eval.true_boxes = False  # it embeds its own boxes alone
     # Of detections that are searched; chosen: those of PSTR.
     config.eval.score_threshold = {"cuhk_sysu": 0.25, "prw": 0.3}.get(dataset, 0.1 if small else 0.25)
     config.eval.detection_threshold = config.eval.score_threshold

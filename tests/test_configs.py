@@ -222,7 +222,7 @@ def test_leaps_has_the_papers_settings():
             2,
         )
         assert (model.triplet, model.queue_size, config.eval.score_threshold) == (triplet, queue, threshold)
-        assert (config.eval.query, config.eval.branches) == ("box", 2)
+        assert (config.eval.query, config.eval.true_boxes) == ("box", False)
         assert config.data.resize == (900, 1500)
 
 

@@ -24,8 +24,8 @@ _AFTER = (
 )
 
 # The baseline of tables 2 and 4: RoIAlign and one plain module.
-PLAIN = ("--config.model.roi_align=plain", "--config.model.branches=('plain',)", "--config.eval.branches=1")
-DYNAMIC_PLAIN = ("--config.model.branches=('plain',)", "--config.eval.branches=1")
+PLAIN = ("--config.model.roi_align=plain", "--config.model.branches=('plain',)")
+DYNAMIC_PLAIN = ("--config.model.branches=('plain',)",)
 NO_DIVERSITY = ("--config.model.diversity_weight=0.0",)
 
 

@@ -1,4 +1,4 @@
-"""How many stages look at the proposals (the paper's table 5); its times are in `benchmarks/proposal_stages.py`.
+"""How many stages look at the proposals (the paper's table 5); its times are in `benchmarks/systems.py`.
 
 python -m ps_jax.sweep configs/tables/leaps_table5.py --weights mobilenet_v2.npz
 

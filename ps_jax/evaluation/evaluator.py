@@ -38,9 +38,13 @@ Answers = Iterator[tuple[DetectionTable, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """Everything known while a result is made; `system` has the options of the evaluation."""
+    """Everything known while a result is made; `system` has the options of the evaluation.
+
+    `branches` is how many embeddings lie side by side in one of the findings'.
+    """
 
     system: Any
+    branches: int
     split: Split
     settings: Settings
     tasks: tuple[SearchTask, ...]
@@ -117,7 +121,7 @@ def evaluate(
         }
     results["detection"] = _detection_numbers(case, detections)
     results["sizes"] = _galleries_by_size(tasks)
-    results["settings"] = settings.printed | _model_settings(case.system)
+    results["settings"] = settings.printed | {"branches": case.branches} | _model_settings(case.system)
     results["versions"] = _versions() | dict(provenance or {})
     print(format_table(results))
     if out_dir is not None:
@@ -179,6 +183,11 @@ def _case(
             f"eval.model.{name}: {system.name} has no such option for testing; there are "
             f"{', '.join(system.test_options)}"
         )
+    if not system.embeds_given_boxes and (settings.true_boxes or detector is not None):
+        raise ConfigError(
+            f"{system.name} embeds its own boxes alone, neither annotated ones nor those of another detector; use "
+            "--no-true_boxes, and no --detector"
+        )
     system = system.changed(score_threshold=settings.least_score, **settings.model)
     split = source.split(partition)
     tasks = tuple(
@@ -217,12 +226,12 @@ def _case(
             findings,
             _relevant_queries(split, tasks, numbers),
             similarity=settings.similarity,
-            branches=settings.branches,
             score_threshold=settings.least_score,
             batch_size=settings.batch_size,
             query_chunk=settings.query_chunk,
         )
-    return _Case(system, split, settings, tasks, queries, numbers, findings, by_query)
+    branches = (pair or compiled).branches
+    return _Case(system, branches, split, settings, tasks, queries, numbers, findings, by_query)
 
 
 def _default_task(case: _Case) -> SearchTask:
@@ -271,13 +280,13 @@ def _answers(case: _Case, task: SearchTask, context: ContextMatching | None = No
             yield table.above(settings.score_threshold), similarity[keep]
         return
     table = case.findings.detections.above(settings.score_threshold)
-    feature = gallery_features(table.embedding, table.score, settings.similarity, settings.branches)
-    vectors = unit_rows(case.findings.queries[numbers], settings.branches)
+    feature = gallery_features(table.embedding, table.score, settings.similarity, case.branches)
+    vectors = unit_rows(case.findings.queries[numbers], case.branches)
     rows = similarity_rows(vectors, feature)
     for query, items, vector, row in zip(task.queries, task.items, vectors, rows, strict=True):
         if context is not None:
             place = case.split.positions[query.scene]
-            around = context_features(vector, query.box, table, place, context.k2, settings.branches)
+            around = context_features(vector, query.box, table, place, context.k2, case.branches)
             row = context.rematch(items, table, row, feature, around)
         yield table, row
 
@@ -285,10 +294,8 @@ def _answers(case: _Case, task: SearchTask, context: ContextMatching | None = No
 def _true_box_answers(case: _Case, task: SearchTask) -> Answers:
     """As `_answers`, for the annotated boxes in place of detections; their score is 1."""
     table = case.findings.people
-    vectors = unit_rows(
-        case.findings.queries[[case.numbers[query] for query in task.queries]], case.settings.branches
-    )
-    for row in similarity_rows(vectors, unit_rows(table.embedding, case.settings.branches)):
+    vectors = unit_rows(case.findings.queries[[case.numbers[query] for query in task.queries]], case.branches)
+    for row in similarity_rows(vectors, unit_rows(table.embedding, case.branches)):
         yield table, row
 
 

@@ -30,12 +30,14 @@ class CompiledSystem:
     """A system's inference functions under `jax.jit`, with its variables.
 
     Attributes:
+      branches: embeddings that lie side by side in one, see `System.branches`.
       traces: how often each function was traced; equals the number of different padded sizes it met.
     """
 
     def __init__(self, system: Any, variables: Any):
         self.traces: collections.Counter[str] = collections.Counter()
         self._variables = jax.device_put(variables)
+        self.branches = system.branches
 
         def detect(variables, scenes):
             self.traces["detect"] += 1
@@ -80,8 +82,11 @@ class CompiledSystem:
 class SideBySide:
     """Two compiled systems in the place of one: detections of the first, embeddings of both side by side.
 
-    Each system's embeddings are of unit length, so that none outweighs the other's. Only for what needs no query.
+    Each system's embeddings are of unit length, so that none outweighs the other's: to be compared as one. Only for
+    what needs no query.
     """
+
+    branches = 1
 
     def __init__(self, first: CompiledSystem, second: CompiledSystem):
         self._first, self._second = first, second
@@ -89,16 +94,18 @@ class SideBySide:
     def __call__(self, name: str, batch: Batch, *boxes: np.ndarray) -> Any:
         """Runs "detect", "embed" or "detect_and_embed" on a batch; returns host arrays."""
         if name == "embed":
-            return _beside(self._first(name, batch, *boxes), self._second(name, batch, *boxes))
+            return self._beside(self._first(name, batch, *boxes), self._second(name, batch, *boxes))
         found = self._first("detect", batch)
-        embedding = _beside(found.embedding, _embedded(self._second, batch, found))
+        embedding = self._beside(found.embedding, _embedded(self._second, batch, found))
         found = found._replace(embedding=np.where(found.valid[..., None], embedding, np.float32(0)))
         return (found, self("embed", batch, *boxes)) if name == "detect_and_embed" else found
 
-
-def _beside(*embeddings: np.ndarray) -> np.ndarray:
-    rows = [unit_rows(x.reshape(-1, x.shape[-1])).reshape(x.shape) for x in embeddings]
-    return np.concatenate(rows, axis=-1).astype(np.float32)
+    def _beside(self, *embeddings: np.ndarray) -> np.ndarray:
+        rows = [
+            unit_rows(x.reshape(-1, x.shape[-1]), system.branches).reshape(x.shape)
+            for x, system in zip(embeddings, (self._first, self._second), strict=True)
+        ]
+        return np.concatenate(rows, axis=-1).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +295,6 @@ def run_query_centric(
     relevant: Sequence[np.ndarray],
     *,
     similarity: str,
-    branches: int = 1,
     score_threshold: float,
     batch_size: int = 1,
     query_chunk: int = 16,
@@ -300,7 +306,7 @@ def run_query_centric(
       source, split: as in `run_object_centric`.
       findings: the queries' embeddings, from `run_object_centric` with `detect=False`.
       relevant: for each scene of the split i64[relevant], the queries that are looked for in it.
-      similarity, branches: as in `ps_jax.evaluation.similarity`.
+      similarity: as in `ps_jax.evaluation.similarity`.
       score_threshold: detections below it are not kept.
       batch_size: scenes in a batch.
       query_chunk: queries that are looked for at a time.
@@ -310,7 +316,7 @@ def run_query_centric(
     """
     vectors = findings.sought
     assert vectors is not None, "made with detect=False"
-    queries = unit_rows(findings.queries, branches)
+    queries = unit_rows(findings.queries, compiled.branches)
     kept: list[tuple[np.ndarray, ...]] = []
     for batch in _batches(source, split, batch_size, "find"):
         rows = _real_rows(batch)
@@ -331,7 +337,7 @@ def run_query_centric(
                 which, place = np.nonzero(keep)
                 embedding = found.embedding[row][which, place]
                 _check_finite(embedding, split, position)
-                feature = gallery_features(embedding, score[which, place], similarity, branches)
+                feature = gallery_features(embedding, score[which, place], similarity, compiled.branches)
                 number = numbers[which]
                 kept.append(
                     (

@@ -101,7 +101,7 @@ def evaluate_reid(
         detect=False,
     )
     everybody = Pictures(
-        unit_rows(findings.people.embedding, settings.branches),
+        unit_rows(findings.people.embedding, system.branches),
         np.array([scene.people[0].identity for scene in split.scenes]),
         np.array([scene.camera for scene in split.scenes]),
     )

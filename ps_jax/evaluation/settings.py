@@ -25,7 +25,7 @@ class Settings:
       mode: "oc", detections independent of any query, "qc", detections of each pair of query and scene, or
         "auto", as the system was trained.
       galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
-      similarity: "cosine" or "score_cosine"; `branches` embeddings of equal width lie side by side.
+      similarity: "cosine" or "score_cosine".
       query: "box" or "best_detection", where the query's embedding is taken.
       score_threshold: detections below it are not searched.
       detection_threshold: detections below it do not count for detection recall and average precision.
@@ -43,7 +43,6 @@ class Settings:
     mode: str = "auto"
     galleries: tuple[str, ...] = ("default",)
     similarity: str = "cosine"
-    branches: int = 1
     query: str = "box"
     score_threshold: float = 0.5
     detection_threshold: float = 0.5
@@ -64,7 +63,7 @@ class Settings:
             if getattr(self, name) not in options:
                 listed = ", ".join(options)
                 raise ConfigError(f"eval.{name}: {getattr(self, name)!r} is unknown; choose one of {listed}")
-        for name in ("batch_size", "query_chunk", "branches"):
+        for name in ("batch_size", "query_chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"eval.{name}: {getattr(self, name)} is not a positive number")
         if self.mode == "qc" and (self.context or self.context_grid):
@@ -109,7 +108,6 @@ class Settings:
         return {
             "mode": {"oc": "object-centric", "qc": "query-centric"}.get(self.mode, self.mode),
             "similarity": self.similarity,
-            "branches": self.branches,
             "query": self.query,
             "score_threshold": self.score_threshold,
             "detection_threshold": self.detection_threshold,

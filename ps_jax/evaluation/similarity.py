@@ -19,8 +19,8 @@ def unit_rows(
 
     Args:
       embedding: f[rows, width], as the model makes it.
-      branches: how many embeddings of equal width lie side by side in a row (two for COAT's two stages,
-        LEAPS's two sizes). Each is brought to length one before they count as one, so that none outweighs the
+      branches: how many embeddings of equal width lie side by side in a row (two for ROI-AlignPS's and
+        LEAPS's branches). Each is brought to length one before they count as one, so that none outweighs the
         others; the row is then scaled to length one too, which leaves every ranking as it is.
 
     Returns:

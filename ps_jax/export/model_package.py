@@ -66,7 +66,7 @@ def export_package(
             "detection": settings.detection_threshold,
             **{name: getattr(system.module, name) for name in system.test_options},
         },
-        "search": {"similarity": settings.similarity, "branches": settings.branches, "query": settings.query},
+        "search": {"similarity": settings.similarity, "branches": system.branches, "query": settings.query},
         "licence": text.strip().splitlines()[0],
         "provenance": provenance(meta),
         "programs": takes,

@@ -88,7 +88,7 @@ class Detector:
             "resize": list(self._resize),
             "stride": self._stride,
             "similarity": settings.similarity,
-            "branches": settings.branches,
+            "branches": self._system.branches,
             "score_threshold": settings.score_threshold,
             "width": self._width,
         }
@@ -156,13 +156,14 @@ class Detector:
 
     def gallery_features(self, found: Found) -> Float[np.ndarray, "people width"]:
         """f32[people, width], what a gallery keeps of people."""
-        settings = self.settings
-        feature = gallery_features(found.embedding, found.score, settings.similarity, settings.branches)
+        feature = gallery_features(
+            found.embedding, found.score, self.settings.similarity, self._system.branches
+        )
         return feature.astype(np.float32)
 
     def query_features(self, embedding: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, "rows width"]:
         """f32[rows, width], what a gallery is asked with."""
-        return unit_rows(embedding, self.settings.branches).astype(np.float32)
+        return unit_rows(embedding, self._system.branches).astype(np.float32)
 
     def _padded(self, size: np.ndarray) -> tuple[int, int]:
         height, width = (-(-size // self._stride) * self._stride).tolist()

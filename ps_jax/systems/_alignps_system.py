@@ -60,6 +60,11 @@ class ROIAlignPSSystem(AlignPSSystem):
     module_class = ROIAlignPS
     test_options = (*AlignPSSystem.test_options, "branch")
 
+    @property
+    def branches(self):
+        """See `System.branches`."""
+        return 2 if self.module.branch == "both" else 1
+
     def init(self, rng, scenes, people):
         """See `System.init`. The box branch starts with the trunk's last stage."""
         return _with_last_stage(super().init(rng, scenes, people))

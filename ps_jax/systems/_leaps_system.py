@@ -16,6 +16,12 @@ class LEAPSSystem(System):
     name = "leaps"
     module_class = LEAPS
     test_options = ()
+    embeds_given_boxes = False
+
+    @property
+    def branches(self):
+        """See `System.branches`."""
+        return len(self.module.branches)
 
     def trainable(self, params):
         """See `System.trainable`; the trunk's first stages as the options say."""

@@ -40,11 +40,13 @@ class System:
         normalised with (ImageNet's).
       module: the module, built from the keyword arguments in `model`.
       test_options: options of the module that change what it finds, but no variables and no training.
+      embeds_given_boxes: whether `embed` looks at the given boxes; False: at the prediction that overlaps each most.
     """
 
     name: ClassVar[str]
     module_class: ClassVar[type[nn.Module]]
     test_options: ClassVar[tuple[str, ...]] = ("nms_threshold", "detections_per_scene")
+    embeds_given_boxes: ClassVar[bool] = True
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -217,6 +219,11 @@ class System:
         """
         del before
         return after
+
+    @property
+    def branches(self) -> int:
+        """How many embeddings of equal width lie side by side in each that `embed` and `detect` return."""
+        return 1
 
     @property
     def needs_weights(self) -> bool:

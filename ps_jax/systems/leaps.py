@@ -177,6 +177,11 @@ class LEAPS(nn.Module):
             raise ConfigError(
                 f"reid_stages is {self.reid_stages}. Use 1 to {self.num_stages}, as there are num_stages."
             )
+        if not 0 <= self.match_threshold < 1:
+            raise ConfigError(
+                f"match_threshold is {self.match_threshold}. Use an overlap from 0 to less than 1: weights grow by what "
+                "a box overlaps beyond it."
+            )
         if self.width % self.heads:
             raise ConfigError(f"heads is {self.heads}. Use a divisor of width, which is {self.width}.")
 

@@ -21,7 +21,6 @@ from ps_jax.heads import (
 )
 from ps_jax.interface import Detections, People, Scenes
 from ps_jax.layers import Linear
-from ps_jax.losses.oim import normalise_rows
 from ps_jax.systems import _alignps_detection, _roi_alignps_training
 from ps_jax.systems._devices import global_numbers
 from ps_jax.systems._roi_alignps_mutual import Pairing, random_pairing
@@ -174,4 +173,4 @@ class ROIAlignPS(AlignPS):
         self.sow("intermediates", "box_output", output)
         if self.branch == "roi":
             return output.embedding
-        return jnp.concatenate([normalise_rows(embedding), normalise_rows(output.embedding)], axis=-1)
+        return jnp.concatenate([embedding, output.embedding], axis=-1)

@@ -101,9 +101,7 @@ def test_every_box_of_the_chosen_people_is_embedded_by_branch():
                 identity[0, :slots], valid[0, :slots] = scene.identities, True
                 yield batch._replace(people=batch.people._replace(identity=identity, valid=valid))
 
-    embedded = embed_people(
-        ColorSystem(), {}, WithPeople(split).scene_batches("test"), split, people, branches=1
-    )
+    embedded = embed_people(ColorSystem(), {}, WithPeople(split).scene_batches("test"), split, people)
     assert embedded.embedding.shape == (12, 1, 3)  # each is in six of eight scenes
     for identity, row in zip(embedded.identity, embedded.embedding[:, 0], strict=True):
         color = COLORS[identity] - 120.0

@@ -102,6 +102,8 @@ class ColorSystem:
     name = "color"
     search_mode = "oc"
     test_options = ("shift",)
+    embeds_given_boxes = True
+    branches = 1
     score_threshold = None
     shift = 0.0
 

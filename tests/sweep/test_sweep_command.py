@@ -239,7 +239,6 @@ def test_every_row_of_leaps_takes_its_options(path, dataset):
             assert table.row("detector").preparation
         else:
             assert config.train.epochs == (12.0 if small else 36.0)
-        assert config.eval.branches == len(config.model.branches)
         model = config.model.to_dict()
         assert model not in models
         models.append(model)
