@@ -6,7 +6,9 @@ from which their rows go on for six. `:prw` and `:cuhk_sysu` have the paper's se
 the data sets are looked for in data/prw and data/cuhk_sysu. The paper's numbers are of PRW.
 """
 
-from configs import datasets
+from typing import Any
+
+from configs import datasets, leaps_base
 from ps_jax.sweep import Row
 from ps_jax.sweep.tables import AFTER, SEARCH_MAP, SEARCH_TOP1
 
@@ -29,9 +31,10 @@ DYNAMIC_PLAIN = ("--config.model.branches=('plain',)",)
 NO_DIVERSITY = ("--config.model.diversity_weight=0.0",)
 
 
-def matching(name: str) -> tuple[str, ...]:
-    """Overrides for one of the ways in which samples of re-identification are matched."""
-    return (f"--config.model.sample_matching={name}",)
+def option(dataset: str, name: str, value: Any) -> tuple[str, ...]:
+    """Overrides for an option of the model; none where the configuration has it so: equal rows are run once."""
+    config = leaps_base.get(dataset, tiny=dataset in datasets.SMALL)
+    return () if config.model[name] == value else (f"--config.model.{name}={value}",)
 
 
 def detector(dataset: str) -> tuple[Row, ...]:

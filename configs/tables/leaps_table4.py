@@ -13,7 +13,7 @@ from configs.tables.leaps_rows import (
     PLAIN,
     SOURCE,
     detector,
-    matching,
+    option,
     training,
 )
 from ps_jax.sweep import Table
@@ -30,7 +30,7 @@ HEADS = {
 def get_table(dataset: str = "streets") -> Table:
     """The table for one of `datasets.DATASETS`."""
     rows = tuple(
-        training(f"{head}: {name}", dataset, numbers, (*overrides, *matching(name)))
+        training(f"{head}: {name}", dataset, numbers, (*overrides, *option(dataset, "sample_matching", name)))
         for head, (overrides, paper) in HEADS.items()
         for name, numbers in zip(MATCHINGS, paper, strict=True)
     )

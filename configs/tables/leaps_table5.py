@@ -6,7 +6,7 @@ On the small data sets two to four stages, of which the last two embed; each row
 """
 
 from configs import datasets
-from configs.tables.leaps_rows import METRICS, SOURCE, training
+from configs.tables.leaps_rows import METRICS, SOURCE, option, training
 from ps_jax.sweep import Table
 
 PAPER = {
@@ -24,9 +24,7 @@ def get_table(dataset: str = "streets") -> Table:
     """The table for one of `datasets.DATASETS`."""
     counts = (2, 3, 4) if dataset in datasets.SMALL else tuple(PAPER)
     rows = tuple(
-        training(
-            f"{count} stages", dataset, PAPER[count], (f"--config.model.num_stages={count}",), alone=True
-        )
+        training(f"{count} stages", dataset, PAPER[count], option(dataset, "num_stages", count), alone=True)
         for count in counts
     )
     return Table(

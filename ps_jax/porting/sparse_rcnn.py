@@ -22,7 +22,7 @@ from ps_jax.porting.rules import (
     linear_rules,
     port_tensors,
 )
-from ps_jax.porting.trunks import detectron_resnet_rules, resnet_rules
+from ps_jax.porting.trunks import detectron_resnet_rules, pvt_v2_rules, resnet_rules
 from ps_jax.systems import System
 
 
@@ -96,6 +96,10 @@ MMDETECTION = _Names(
     deltas="fc_reg",
 )
 
+# PVT's own Sparse R-CNNs (MMDetection's names): channels of the first stage, which tell the trunk.
+PVT_PATCHES = "backbone.patch_embed1.proj.weight"
+PVT_WIDTHS = {32: "pvt_v2_b0", 64: "pvt_v2_b2"}
+
 # Of a layer with a row for each class that of the first; the other rows are not given back.
 _person = Transform(lambda tensor: tensor[:1], lambda value: value)
 _person_kernel = Transform(lambda tensor: tensor[:1].transpose(1, 0), lambda value: value.transpose(1, 0))
@@ -107,12 +111,19 @@ def sparse_rcnn_rules(system: System) -> list[Rule]:
     Raises:
       PortingError: there are no checkpoints of that form of the model.
     """
-    if system.module.trunk != "resnet50":
-        raise PortingError("The Sparse R-CNN that can be ported has the trunk 'resnet50'.")
-    rules = [
-        *detectron_resnet_rules("backbone.bottom_up.", "backbone/"),
-        *resnet_rules("backbone.", "backbone/"),
-    ]
+    trunk = system.module.trunk
+    if trunk == "resnet50":
+        rules = [
+            *detectron_resnet_rules("backbone.bottom_up.", "backbone/"),
+            *resnet_rules("backbone.", "backbone/"),
+        ]
+    elif trunk in PVT_WIDTHS.values():
+        rules = pvt_v2_rules("backbone.", "backbone/")
+    else:
+        known = ", ".join(map(repr, ("resnet50", *PVT_WIDTHS.values())))
+        raise PortingError(
+            f"The Sparse R-CNN that can be ported has one of the trunks {known}, not {trunk!r}."
+        )
     for names in (RELEASE, MMDETECTION):
         rules += [
             Rule(names.boxes, "params/proposal_boxes"),
@@ -207,7 +218,13 @@ def sparse_rcnn_options(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     stages = 0
     while f"{names.stage.format(stage=stages)}{names.deltas}.weight" in tensors:
         stages += 1
-    return {"trunk": "resnet50", "num_proposals": count, "width": width, "num_stages": stages}
+    patches = tensors.get(PVT_PATCHES)
+    trunk = "resnet50" if patches is None else PVT_WIDTHS.get(len(patches))
+    if trunk is None:
+        raise PortingError(
+            f"The trunk is a PVT v2 whose first stage has {len(patches)} channels; known are {PVT_WIDTHS}."
+        )
+    return {"trunk": trunk, "num_proposals": count, "width": width, "num_stages": stages}
 
 
 def sparse_rcnn_config(tensors: Mapping[str, np.ndarray]) -> str:

@@ -24,9 +24,9 @@ OPTIONS = {"trunk": "resnet50", "num_proposals": 5, "width": 16, "num_stages": 2
 SMALL = {"heads": 2, "dynamic_width": 4, "perceptron_width": 24}
 
 
-def tensors_of(names, seed=0):
+def tensors_of(names, trunk="resnet50", seed=0):
     """A checkpoint with few channels and random numbers, a row of a prediction for each of its classes."""
-    system = build_system("leaps", {"num_identities": 1, **OPTIONS, **SMALL})
+    system = build_system("leaps", {"num_identities": 1, **OPTIONS, **SMALL, "trunk": trunk})
     rng = np.random.default_rng(seed)
     params = {name: tree for name, tree in system.template["params"].items() if "reid" not in name}
     template = {"params": params, "batch_stats": system.template["batch_stats"]}
@@ -39,7 +39,8 @@ def tensors_of(names, seed=0):
     for name in [name for name in tensors if f".{names.logit}." in name]:
         others = rng.normal(size=(CLASSES - 1, *tensors[name].shape[1:])).astype(np.float32)
         tensors[name] = np.concatenate([tensors[name], others])
-    for part, shape in ((names.lateral, (16, 256, 1, 1)), (names.output, (16, 16, 3, 3))):
+    finest = 256 if trunk == "resnet50" else 32  # channels of the level that LEAPS does without
+    for part, shape in ((names.lateral, (16, finest, 1, 1)), (names.output, (16, 16, 3, 3))):
         for level in (2,) if part == names.lateral else (2, 5):
             name = part.format(level=names.first_level + level - 2)
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (
@@ -98,14 +99,18 @@ def test_names_of_mmdetection():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [RELEASE, MMDETECTION], ids=["release", "mmdetection"])
-def test_a_start_from_sparse_rcnn(names, tmp_path):
+@pytest.mark.parametrize(
+    ("names", "trunk"),
+    [(RELEASE, "resnet50"), (MMDETECTION, "resnet50"), (MMDETECTION, "pvt_v2_b0")],
+    ids=["release", "mmdetection", "pvt"],
+)
+def test_a_start_from_sparse_rcnn(names, trunk, tmp_path):
     """Everything that it has is carried over, of the classes the first; the rest is as LEAPS starts. And back."""
     from ps_jax.porting.__main__ import load_config
     from ps_jax.porting.torch_files import read_state_dict
 
-    tensors, variables = tensors_of(names)
-    assert sparse_rcnn_options(tensors) == OPTIONS
+    tensors, variables = tensors_of(names, trunk)
+    assert sparse_rcnn_options(tensors) == OPTIONS | {"trunk": trunk}
     assert sparse_rcnn_config(tensors) == "configs/leaps.py:coco_json"
     np.savez(tmp_path / "coco.npz", **tensors)
     changes = [f"--config.model.{name}={value}" for name, value in SMALL.items()]
@@ -142,10 +147,13 @@ def test_other_checkpoints_and_trunks_are_refused():
         PortingError, match=r"not a checkpoint of Sparse R-CNN, .* it has no init_proposal_features"
     ):
         sparse_rcnn_options({"backbone.conv1.weight": np.zeros(1)})
+    wide = {name: tensors[name] for name in tensors if name.startswith("init_proposal")}
+    with pytest.raises(PortingError, match="PVT v2 whose first stage has 48 channels"):
+        sparse_rcnn_options(wide | {"backbone.patch_embed1.proj.weight": np.zeros((48, 3, 7, 7))})
     other = build_system(
-        "leaps", {"num_identities": 1, **OPTIONS, **SMALL, "trunk": "pvt_v2_b2", "frozen_stages": -1}
+        "leaps", {"num_identities": 1, **OPTIONS, **SMALL, "trunk": "convnext_tiny", "frozen_stages": -1}
     )
-    with pytest.raises(PortingError, match="has the trunk 'resnet50'"):
+    with pytest.raises(PortingError, match=r"one of the trunks 'resnet50', .* not 'convnext_tiny'"):
         sparse_rcnn_rules(other)
     system = build_system("leaps", {"num_identities": 1, **OPTIONS, **SMALL})
     del tensors["head.head_series.1.linear2.bias"]

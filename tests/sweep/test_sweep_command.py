@@ -239,12 +239,21 @@ def test_every_row_of_leaps_takes_its_options(path, dataset):
             assert table.row("detector").preparation
         else:
             assert config.train.epochs == (12.0 if small else 36.0)
-        model = config.model.to_dict()
+        assert config.data.max_people <= config.model.num_proposals
+        model = config.model.to_dict() | {"after": row.after}
         assert model not in models
         models.append(model)
     assert any(row.preparation for row in table.rows) == (small and "table5" not in path)
     system = build_system(config.system, model_arguments(config, "train", num_identities=3))
     assert "proposal_boxes" in system.template["params"]
+
+
+@pytest.mark.parametrize("dataset", ["streets", "prw"])
+def test_equal_rows_of_leaps_tables_are_one_run(dataset):
+    """They have equal overrides, by which a run is known."""
+    rows = [row for path in TABLES if "leaps" in path for row in load_table(f"{path}:{dataset}").rows]
+    configs = {str(configuration(row.config, *row.overrides).to_dict()) for row in rows}
+    assert len(configs) == len({row.overrides for row in rows}) < len(rows)
 
 
 def test_the_ladder_of_figure_6_changes_the_boxes_of_pretraining_alone():

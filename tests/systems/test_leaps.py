@@ -210,6 +210,7 @@ def test_contradicting_options_are_refused(tiny_leaps):
         r"branches are \('prm',\). Use some of: plain, interaction": {"branches": ("prm",)},
         "reid_stages is 3. Use 1 to 2": {"reid_stages": 3},
         "heads is 3. Use a divisor of width, which is 16": {"heads": 3},
+        "match_threshold is 1.0. Use an overlap from 0 to less than 1": {"match_threshold": 1.0},
     }
     for message, options in cases.items():
         with pytest.raises(ConfigError, match=message):
