@@ -22,8 +22,7 @@ from benchmarks.speed import SCENE
 from benchmarks.timing import in_turns, jax_clock, summarise
 from ps_jax.errors import ConfigError, PersonSearchError
 from ps_jax.evaluation.report import write_atomically
-from ps_jax.heads import FlexibleReidHead
-from ps_jax.heads.flexible_reid import ROI_ALIGNS, STRIDE
+from ps_jax.heads.flexible_reid import ROI_ALIGNS, STRIDE, MovingRoIAlign
 from ps_jax.markdown import markdown_table
 from ps_jax.systems import build_system
 
@@ -63,18 +62,20 @@ def systems(tiny: bool) -> dict[str, Callable[[], Any]]:
     }
     rows |= {f"LEAPS, {count} stages": detection("leaps", num_stages=count) for count in STAGES}
     rows |= {f"LEAPS, {count} proposals": detection("leaps", num_proposals=count) for count in PROPOSALS}
-    return rows | {f"RoIAlign of LEAPS, {kind}": lambda kind=kind: head(kind, *scene) for kind in ROI_ALIGNS}
+    return rows | {
+        f"RoIAlign of LEAPS, {kind}": lambda kind=kind: pooling(kind, *scene) for kind in ROI_ALIGNS
+    }
 
 
-def head(kind: str, height: int, width: int) -> Callable[[], Any]:
-    """The flexible head's RoIAlign of 100 boxes with one plain module, which costs the same in each."""
-    module = FlexibleReidHead(("plain",), roi_align=kind)
+def pooling(kind: str, height: int, width: int) -> Callable[[], Any]:
+    """The flexible head's RoIAlign of 100 boxes, with what predicts its offsets."""
+    module = MovingRoIAlign(kind)
     keys = jax.random.split(jax.random.key(0), 3)
     level = jax.random.normal(keys[0], (1, height // STRIDE, width // STRIDE, 256))
     features = jax.random.normal(keys[1], (1, 100, 256))
     corner = jax.random.uniform(keys[2], (1, 100, 2)) * jax.numpy.array([0.8 * width, 0.6 * height])
     box = jax.numpy.concatenate([corner, corner + jax.numpy.array([0.1 * width, 0.3 * height])], axis=-1)
-    variables = workloads.fill(jax.eval_shape(module.init, keys[0], level, features, box))
+    variables = jax.device_put(workloads.fill(jax.eval_shape(module.init, keys[0], level, features, box)))
     run = jax.jit(module.apply)
     return lambda: run(variables, level, features, box)
 

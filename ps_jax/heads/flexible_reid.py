@@ -99,16 +99,53 @@ class InteractionModule(nn.Module):
         return LayerNorm(EPSILON, name="norm")(hidden + attended), hidden
 
 
-class FlexibleReidHead(nn.Module):
-    """RoIAlign with bins that move on the map of stride 8, and a module of each branch on what it pools.
+class MovingRoIAlign(nn.Module):
+    """RoIAlign with bins that move on the map of stride 8.
 
     Dynamic RoIAlign (equation 1) predicts what each bin is moved by from the proposal's features. Chosen: by one layer,
     which starts with zeros. Deformable RoIAlign, which the paper compares it with, pools the box once without moving
     anything and predicts it by three layers from what is in the cells (Dai et al. 2017; widths of its released code).
 
     Attributes:
-      branches: of each branch the module, "plain" or "interaction" (table 3: one of them, or one twice).
       roi_align: "dynamic", "deformable", or "plain", which moves nothing.
+      offset_scale, side, dtype: see `FlexibleReidHead`.
+    """
+
+    roi_align: str = "dynamic"
+    offset_scale: float = 0.1
+    side: int = 7
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        level: Float[Array, "batch height width channel"],
+        features: Float[Array, "batch proposal channel"],
+        box: Float[Array, "batch proposal 4"],
+    ) -> Float[Array, "batch proposal cell channel"]:
+        """The cells of every box; arguments as of `FlexibleReidHead`."""
+        if self.roi_align == "plain":
+            return pool_cells(level, box, STRIDE, self.side)
+        looked_at = features
+        if self.roi_align == "deformable":
+            cells = pool_cells(level, box, STRIDE, self.side)
+            looked_at = cells.reshape(*cells.shape[:2], -1)
+            for index in range(2):
+                layer = Linear(DEFORMABLE_WIDTH, dtype=self.dtype, name=f"offset_hidden{index}")
+                looked_at = jax.nn.relu(layer(looked_at))
+        zeros = nn.initializers.zeros
+        predict = Linear(2 * self.side**2, kernel_init=zeros, bias_init=zeros, name="offsets")
+        predicted = predict(looked_at.astype(jnp.float32))
+        offsets = bin_offsets(predicted, box, self.side, self.offset_scale)
+        return pool_cells(level, box, STRIDE, self.side, offsets)
+
+
+class FlexibleReidHead(nn.Module):
+    """RoIAlign with bins that move, and a module of each branch on what it pools.
+
+    Attributes:
+      branches: of each branch the module, "plain" or "interaction" (table 3: one of them, or one twice).
+      roi_align: see `MovingRoIAlign`.
       offset_scale: gamma, what an offset of 1 is of a box's side. Chosen: that of deformable RoI pooling.
       side: bins along each side of a box. Chosen: as in the detection head.
       heads, dynamic_width, intra, inter: see `InteractionModule`.
@@ -139,20 +176,9 @@ class FlexibleReidHead(nn.Module):
           features: of the proposals.
           box: f32, `xyxy` in pixels; no gradient goes to them.
         """
-        offsets = None
-        if self.roi_align != "plain":
-            looked_at = features
-            if self.roi_align == "deformable":
-                cells = pool_cells(level, box, STRIDE, self.side)
-                looked_at = cells.reshape(*cells.shape[:2], -1)
-                for index in range(2):
-                    layer = Linear(DEFORMABLE_WIDTH, dtype=self.dtype, name=f"offset_hidden{index}")
-                    looked_at = jax.nn.relu(layer(looked_at))
-            zeros = nn.initializers.zeros
-            predict = Linear(2 * self.side**2, kernel_init=zeros, bias_init=zeros, name="offsets")
-            predicted = predict(looked_at.astype(jnp.float32))
-            offsets = bin_offsets(predicted, box, self.side, self.offset_scale)
-        pooled = pool_cells(level, box, STRIDE, self.side, offsets)
+        align = MovingRoIAlign(self.roi_align, self.offset_scale, self.side, self.dtype)
+        nn.share_scope(self, align)  # its layers are the head's
+        pooled = align(level, features, box)
         parts = []
         for index, branch in enumerate(self.branches):
             name = f"branch{index}"

@@ -195,7 +195,8 @@ def port_sparse_rcnn(tensors: Mapping[str, np.ndarray], system: System) -> dict[
         "batch_stats": start["batch_stats"],
     }
     ported = port_tensors(tensors, sparse_rcnn_rules(system), template)
-    return {**ported, "params": {**ported["params"], **own}, "memory": start["memory"]}
+    statistics = ported.get("batch_stats", {})  # PVT has none
+    return {"params": {**ported["params"], **own}, "batch_stats": statistics, "memory": start["memory"]}
 
 
 def sparse_rcnn_options(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

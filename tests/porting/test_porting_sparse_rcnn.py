@@ -121,6 +121,7 @@ def test_a_start_from_sparse_rcnn(names, trunk, tmp_path):
     heads = {name: params.pop(name) for name in list(params) if name.startswith("reid_head_")}
     jax.tree.map(np.testing.assert_array_equal, params, dict(variables["params"]))
     jax.tree.map(np.testing.assert_array_equal, dict(ported["batch_stats"]), dict(variables["batch_stats"]))
+    assert bool(ported["batch_stats"]) == (trunk == "resnet50")
     assert set(heads) == {"reid_head_0", "reid_head_1"} and meta["model"]["num_stages"] == 2
     assert not np.any(heads["reid_head_0"]["offsets"]["kernel"])
     assert np.std(heads["reid_head_0"]["branch0"]["hidden"]["kernel"]) > 0
