@@ -1,4 +1,4 @@
-"""The same queries searched by several systems, side by side (figure 10 of AlignPS's paper).
+"""The same queries searched by several systems, side by side (figure 10 of AlignPS's paper, 8 of LEAPS's).
 
     python -m benchmarks.query_sheets --workdirs runs/oim runs/nae runs/alignps --out sheets/
                                       [--queries 12 40] [--count 10] [--answers 1]
