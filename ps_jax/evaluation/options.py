@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from ps_jax.errors import ConfigError
 from ps_jax.evaluation.cbgm import CANDIDATES
@@ -87,7 +88,7 @@ def evaluation_config(options: argparse.Namespace, changes: list[str]) -> Config
     try:
         config_flags.DEFINE_config_dict(
             "config",
-            ConfigDict(_with_tuples(json.loads(path.read_text()))),
+            ConfigDict(_changeable(json.loads(path.read_text()))),
             flag_values=values,
             sys_argv=command,
         )
@@ -110,11 +111,13 @@ def evaluation_config(options: argparse.Namespace, changes: list[str]) -> Config
     return config
 
 
-def _with_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were, which the command line can change."""
+def _changeable(value: Any) -> Any:
+    """JSON's values as the command line can change them: lists are tuples, what is not set may become anything."""
     if isinstance(value, dict):
-        return {key: _with_tuples(entry) for key, entry in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+        return {key: _changeable(entry) for key, entry in value.items()}
+    if value is None:
+        return placeholder(object)
+    return tuple(map(_changeable, value)) if isinstance(value, list) else value
 
 
 def output_directory(options: argparse.Namespace, meta: dict[str, Any], changes: list[str]) -> Path:

@@ -77,6 +77,17 @@ def test_configuration_with_changes(workdir):
     assert changed.startswith("finetune-700-") and len(changed) == 21
 
 
+def test_what_the_training_left_open_can_be_set(workdir):
+    """Options of the model for testing alone, which the configuration keeps as null."""
+    config = CONFIG | {"eval": CONFIG["eval"] | {"model": {"branch": None, "first_score": None}}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    options, changes = options_of("--workdir", str(workdir))
+    assert Settings.of(evaluation_config(options, changes).eval).model == {}
+    changes = ["--config.eval.model.branch=roi", "--config.eval.model.first_score=False"]
+    settings = Settings.of(evaluation_config(options, changes).eval)
+    assert settings.model == {"branch": "roi", "first_score": False}
+
+
 def test_context_matching_on_the_command_line(workdir):
     # The stored configuration is of an earlier version, without "candidates" and "cbgm_grid".
     options, changes = options_of(
