@@ -147,8 +147,7 @@ class _Writer:
     def __init__(self, store: Store, detector: Detector, report: Report):
         self._store, self._detector, self._report = store, detector, report
         self._open: list[tuple[Look, People]] = []  # consecutive frames of one video
-        self._parts: list[Part] = []
-        self._people: list[People] = []
+        self._made: list[tuple[Part, People]] = []  # not yet added
         self._flushed = time.monotonic()
 
     def take(self, look: Look, found: Found | None) -> None:
@@ -174,9 +173,10 @@ class _Writer:
     def _close(self) -> None:
         if not self._open:
             return
-        first, last = self._open[0][0], self._open[-1][0]
+        scenes, self._open = self._open, []  # first, as in `flush`
+        first, last = scenes[0][0], scenes[-1][0]
         file, image = first.file, first.image
-        people = joined_people((rows for _, rows in self._open), int(self._store.about["width"]))
+        people = joined_people((rows for _, rows in scenes), int(self._store.about["width"]))
         part = Part(
             id=part_id(file.path, file.size, file.modified, first.number),
             path=file.path,
@@ -191,28 +191,29 @@ class _Writer:
             people=len(people.part),
             damage=first.damage,
         )
-        self._parts.append(part)
-        self._people.append(people._replace(part=np.full(part.people, part.id)))
+        self._made.append((part, people._replace(part=np.full(part.people, part.id))))
         report = self._report
         report.files += part.finished
-        report.scenes += sum(look.image is not None for look, _ in self._open)
+        report.scenes += sum(look.image is not None for look, _ in scenes)
         report.people += part.people
         if part.damage:
             report.damaged[part.path] = part.damage
-        self._open = []
 
     def flush_if_due(self) -> None:
         """Adds what has come together, where that is much or some time has passed."""
         due = time.monotonic() - self._flushed > FLUSH_SECONDS
-        if due or len(self._parts) >= FLUSH_PARTS:
+        if due or len(self._made) >= FLUSH_PARTS:
             self.flush()
 
     def flush(self) -> None:
         """Adds everything that has been looked at."""
         self._close()
-        if self._parts:
-            self._store.add(self._parts, joined_people(self._people, int(self._store.about["width"])))
-        self._parts, self._people, self._flushed = [], [], time.monotonic()
+        # Taken out first: what is broken off while it is added must not be added again by the flush at the end.
+        made, self._made = self._made, []
+        if made:
+            people = joined_people((rows for _, rows in made), int(self._store.about["width"]))
+            self._store.add([part for part, _ in made], people)
+        self._flushed = time.monotonic()
 
 
 def _looks(files: Sequence[tuple[MediaFile, int]], fps: float) -> Iterator[Look]:

@@ -17,6 +17,7 @@ from ps_jax.search import indexing
 from ps_jax.search.answers import printable
 from ps_jax.search.gallery import Gallery
 from ps_jax.search.indexing import gallery_about, index_files, make_plan
+from ps_jax.search.lance_store import LanceStore
 from ps_jax.search.stores import make_store, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,43 @@ def test_an_interruption_keeps_what_was_seen_and_the_next_run_goes_on(tmp_path, 
     assert detector.seen == 15 - kept
     expected = {(path, 0.0): sorted(people) for path, people in shown.items()}
     assert people_of(tmp_path / "g") == expected | {(str(video), k / 2): [0, 2] for k in range(10)}
+
+
+@pytest.mark.parametrize("half", ["_people", "_parts"])
+@pytest.mark.parametrize("written", [False, True], ids=["before it is written", "after it is written"])
+def test_an_insertion_that_is_broken_off_doubles_nobody(tmp_path, monkeypatch, half, written):
+    monkeypatch.setattr(indexing, "SCENES_AT_A_TIME", 3)
+    monkeypatch.setattr(indexing, "FLUSH_PARTS", 3)
+    shown = make_folder(tmp_path / "pictures", 6)
+    add = LanceStore.add
+
+    class Table:
+        def __init__(self, table):
+            self._table = table
+
+        def add(self, rows):
+            if written:
+                self._table.add(rows)
+            raise KeyboardInterrupt
+
+    def broken_off(store, parts, people):
+        patch.setattr(LanceStore, "add", add)  # the next one is not
+        tables = getattr(store, half)
+        (name,) = tables
+        table, tables[name] = tables[name], Table(tables[name])
+        try:
+            add(store, parts, people)
+        finally:
+            tables[name] = table
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "add", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            index(tmp_path / "g", tmp_path / "pictures")
+    index(tmp_path / "g", tmp_path / "pictures")
+    assert people_of(tmp_path / "g") == {(path, 0.0): sorted(people) for path, people in shown.items()}
+    store = open_store(str(tmp_path / "g"))
+    assert (store.count(), len(store.parts())) == (sum(map(len, shown.values())), 6)
 
 
 def test_an_error_while_reading_ends_the_run(tmp_path, monkeypatch):
