@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,10 @@ from ps_jax.search.detector import Detector, Found, load_detector
 from ps_jax.search.drawing import scene
 from ps_jax.search.finding import check_model, find, make_query
 from ps_jax.search.gallery import EXACT_BYTES, Gallery
-from ps_jax.search.indexing import Plan, gallery_about, index_files, make_plan
+from ps_jax.search.indexing import Plan, begin, gallery_about, index_files
 from ps_jax.search.media import MediaFile, decode, frames_expected
 from ps_jax.search.records import Restriction
-from ps_jax.search.stores import make_store, open_store
+from ps_jax.search.stores import locked, make_store, open_store
 from ps_jax.training.processes import on_first
 
 
@@ -82,25 +82,24 @@ def index(options: argparse.Namespace) -> str:
     from ps_jax.training import enable_compilation_cache, joined
 
     enable_compilation_cache()
-    with joined(options.coordinator_address, options.num_processes, options.process_id):
-        return _index(options)
+    with (
+        ExitStack() as held,  # until all processes are done, which leave `joined` together
+        joined(options.coordinator_address, options.num_processes, options.process_id),
+    ):
+        return _index(options, held)
 
 
-def _index(options: argparse.Namespace) -> str:
+def _index(options: argparse.Namespace, held: ExitStack) -> str:
     detector = load_detector(
         options.model, options.phase, options.checkpoint, options.batch_size, options.stride
     )
     about = gallery_about(detector, options.model, options.fps)
 
-    def begin() -> dict[str, Any]:
-        store = make_store(options.gallery, about)
-        plan = make_plan(store.parts(), options.places)
-        if plan.outdated:
-            store.delete(plan.outdated)
-        store.mend()
-        return asdict(plan)
+    def begin_alone() -> dict[str, Any]:
+        held.enter_context(locked(options.gallery))
+        return asdict(begin(make_store(options.gallery, about), options.places))
 
-    made = on_first(begin)
+    made = on_first(begin_alone)
     plan = Plan(
         tuple((MediaFile(**dict(file)), int(first)) for file, first in made["files"]),
         tuple(made["outdated"]),

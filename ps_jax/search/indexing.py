@@ -99,6 +99,14 @@ def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
     return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed)
 
 
+def begin(store: Store, places: Sequence[str | Path]) -> Plan:
+    """Mends what earlier runs left, plans, and forgets what is outdated; only while nobody else writes."""
+    store.mend()  # first: what is removed here is looked at again
+    plan = make_plan(store.parts(), places)
+    store.delete(plan.outdated)
+    return plan
+
+
 def _is_text(path: str) -> bool:
     try:
         path.encode()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction, best_hits, nobody
+from ps_jax.search.stores import in_disorder
 
 PEOPLE, PARTS = "people", "parts"  # names of tables, with the number of their writer behind
 IDS_A_CONDITION = 1000
@@ -94,12 +96,12 @@ class LanceStore:
         return sum(table.count_rows() for table in self._people.values())
 
     def mend(self) -> None:
-        """Removes people whose part is not recorded."""
-        recorded = {part.id for part in self.parts()}
+        """Removes people without a record, and files in disorder."""
+        parts, rows = self.parts(), Counter[int]()
         for table in self._people.values():
-            stored = table.search().select(["part"]).to_arrow()["part"].unique().to_pylist()
-            for condition in _conditions("part", set(stored) - recorded):
-                table.delete(condition)
+            counts = table.search().select(["part"]).to_arrow()["part"].value_counts().to_pylist()
+            rows.update({entry["values"]: entry["counts"] for entry in counts})
+        self.delete((rows.keys() - {part.id for part in parts}) | in_disorder(parts, rows))
 
     def optimize(self, index: bool) -> None:
         """Merges this writer's small files; with `index` makes an inverted file of scalar-quantised features."""

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction, nobody
+from ps_jax.search.stores import in_disorder
 
 DEFAULT_PORT, DEFAULT_NAME = 6333, "gallery"
 ROWS_A_CALL = 1000
@@ -101,10 +103,10 @@ class QdrantStore:
         return self._client.count(self._name, exact=True).count
 
     def mend(self) -> None:
-        """Removes people whose part is not recorded."""
-        recorded = {part.id for part in self.parts()}
-        stored = {point.payload["part"] for point in self._scroll(self._name, with_payload=["part"])}
-        self.delete(stored - recorded)
+        """Removes people without a record, and files in disorder."""
+        parts = self.parts()
+        rows = Counter(point.payload["part"] for point in self._scroll(self._name, with_payload=["part"]))
+        self.delete((rows.keys() - {part.id for part in parts}) | in_disorder(parts, rows))
 
     def optimize(self, index: bool) -> None:
         """The server merges and indexes by itself."""

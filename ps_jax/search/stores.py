@@ -1,6 +1,10 @@
 """The interface of a gallery's storage, and the choice of one by its address."""
 
+import fcntl
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,6 +13,7 @@ from jaxtyping import Float
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction
 
+LOCK = ".index.lock"  # in the gallery's folder
 QDRANT = ("qdrant://", "qdrant+https://")
 
 
@@ -46,7 +51,7 @@ class Store(Protocol):
         """How many rows of people are stored."""
 
     def mend(self) -> None:
-        """Removes people whose part is not recorded. Only while nobody else writes."""
+        """Removes people whose part is not recorded, and what `in_disorder` names. Only while nobody else writes."""
 
     def optimize(self, index: bool) -> None:
         """Merges small files and, where asked for, makes or renews an index for approximate search."""
@@ -89,6 +94,46 @@ def make_store(address: str, about: Mapping[str, Any], writer: int = 0) -> Store
             "--gallery"
         )
     return store
+
+
+@contextmanager
+def locked(address: str) -> Iterator[None]:
+    """Keeps a gallery in a folder to one `index` at a time; the system lets go when the process ends, however it ends.
+
+    On object storage and servers there is nothing to lock.
+
+    Raises:
+      GalleryError: another one is at work there, or the folder cannot be made or locked.
+    """
+    if "://" in address:
+        yield
+        return
+    try:
+        Path(address).mkdir(parents=True, exist_ok=True)
+        with open(Path(address) / LOCK, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise GalleryError(
+            f"{address}: another index is at work on this gallery; wait for its end, or use --num_processes to index in "
+            "several"
+        ) from None
+    except OSError as error:
+        raise GalleryError(f"{address}: a gallery cannot be made here ({error.strerror})") from error
+
+
+def in_disorder(parts: Sequence[Part], rows: Mapping[int, int]) -> set[int]:
+    """Ids of parts that are recorded twice or with another number of people, and of all parts of their files.
+
+    Two writers that did not know of each other leave such. Of a video all parts go, since one goes on after the last.
+
+    Args:
+      parts: everything that is recorded.
+      rows: part -> stored people.
+    """
+    times = Counter(part.id for part in parts)
+    files = {part.path for part in parts if times[part.id] > 1 or rows.get(part.id, 0) != part.people}
+    return {part.id for part in parts if part.path in files}
 
 
 FREE = ("model",)  # entries of `about` that may differ: where the model lies

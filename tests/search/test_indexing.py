@@ -16,8 +16,9 @@ from ps_jax.errors import DataError, GalleryError
 from ps_jax.search import indexing
 from ps_jax.search.answers import printable
 from ps_jax.search.gallery import Gallery
-from ps_jax.search.indexing import gallery_about, index_files, make_plan
+from ps_jax.search.indexing import begin, gallery_about, index_files
 from ps_jax.search.lance_store import LanceStore
+from ps_jax.search.records import joined_people
 from ps_jax.search.stores import make_store, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +28,7 @@ def index(gallery, *places, fps=2.0, detector=None):
     """Indexes with the fake detector; returns the plan and the report."""
     detector = detector or ColourDetector()
     store = make_store(str(gallery), gallery_about(detector, "model", fps))
-    plan = make_plan(store.parts(), places)
-    if plan.outdated:
-        store.delete(plan.outdated)
-    store.mend()
+    plan = begin(store, places)
     return plan, index_files(store, detector, plan.files, fps)
 
 
@@ -174,6 +172,24 @@ def test_an_insertion_that_is_broken_off_doubles_nobody(tmp_path, monkeypatch, h
     assert people_of(tmp_path / "g") == {(path, 0.0): sorted(people) for path, people in shown.items()}
     store = open_store(str(tmp_path / "g"))
     assert (store.count(), len(store.parts())) == (sum(map(len, shown.values())), 6)
+
+
+def test_what_two_runs_at_once_doubled_is_looked_at_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "FRAMES_A_PART", 4)
+    shown = make_folder(tmp_path / "pictures", 4)
+    video = make_video(tmp_path / "pictures" / "walk.mp4")
+    index(tmp_path / "g", tmp_path / "pictures")
+    store = open_store(str(tmp_path / "g"))
+    parts = {(part.path, part.first): part for part in store.parts()}
+    twice = [parts[str(tmp_path / "pictures" / "01.png"), 0], parts[str(video), 4]]
+    people = joined_people(store.scan([part.id for part in twice]), 4)
+    make_store(str(tmp_path / "g"), store.about).add(twice, people)
+    detector = ColourDetector()
+    plan, _ = index(tmp_path / "g", tmp_path / "pictures", detector=detector)
+    assert plan.unchanged == 3 and detector.seen == 1 + 10
+    expected = {(path, 0.0): sorted(people) for path, people in shown.items()}
+    assert people_of(tmp_path / "g") == expected | {(str(video), k / 2): [0, 2] for k in range(10)}
+    assert open_store(str(tmp_path / "g")).count() == sum(map(len, shown.values())) + 20
 
 
 def test_an_error_while_reading_ends_the_run(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from search_fakes import ColourDetector, draw_scene, make_folder, save
 
 from ps_jax.errors import ConfigError, DataError, GalleryError
 from ps_jax.search import commands
+from ps_jax.search.stores import locked
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,12 @@ def test_index_says_what_it_did(run, tmp_path, capsys):
     assert again.startswith(
         "g: 0 scenes of 0 files looked at, 0 people found; 13 files unchanged, 0 gone, 1 damaged"
     )
+
+
+def test_one_index_at_a_time(run, indexed):
+    with locked("g"), pytest.raises(GalleryError, match="g: another index is at work on this gallery"):
+        run("index", "pictures", "--model", "model", "--gallery", "g")
+    assert "28 people in the gallery" in run("index", "pictures", "--model", "model", "--gallery", "g")
 
 
 def test_without_a_box_the_detections_are_numbered(run, indexed, tmp_path):

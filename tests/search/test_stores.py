@@ -113,6 +113,15 @@ def test_people_of_a_killed_addition_are_passed_over_and_removed(store):
     assert len(joined_people(store.scan(), WIDTH).part) == len(people.part)
 
 
+def test_files_recorded_with_other_people_than_there_are_are_removed(store):
+    parts, _ = filled(store)
+    store.add([make_part(20, 3)], make_people(make_part(20, 2)))
+    later = make_part(20, 2, id=7, first=1)  # of the same file
+    store.add([later], make_people(later))
+    store.mend()
+    assert store.count() == 60 and {part.id for part in store.parts()} == {part.id for part in parts}
+
+
 def test_a_gallery_is_the_same_in_memory_and_by_the_store(store):
     _, people = filled(store)
     exact, stored = Gallery(store), Gallery(store, exact_bytes=0)
