@@ -28,6 +28,8 @@ from ps_jax.search.records import Restriction
 from ps_jax.search.stores import locked, make_store, open_store
 from ps_jax.training.processes import on_first
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The parser of all three commands; the chosen function lies in `run`."""
@@ -254,6 +256,12 @@ def _serve_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     option("--port", type=int, default=8000)
+    option(
+        "--name",
+        action="append",
+        default=[],
+        help="name that the page is opened under, beside localhost, addresses and --host; again for more",
+    )
     option("--most_mb", type=float, default=32.0, help="largest picture that may be sent, MiB (default 32)")
     command.set_defaults(run=serve)
 
@@ -263,20 +271,29 @@ def serve(options: argparse.Namespace) -> str:
     try:
         import uvicorn
 
-        from ps_jax.search.server import LOCAL, SearchService, make_app
+        from ps_jax.search.guards import CONNECTIONS
+        from ps_jax.search.server import SearchService, make_app
     except ImportError as error:
         raise ConfigError("the page needs starlette and uvicorn: install the extra `search`") from error
     gallery, detector = open_gallery(options)
-    hosts = LOCAL if options.host in LOCAL else ("*",)
-    if hosts != LOCAL:
+    if options.host not in LOOPBACK:
         print(
             f"listening at {options.host}: everybody who reaches this address can search and see the gallery",
             file=sys.stderr,
         )
-    app = make_app(SearchService(gallery, detector), hosts, int(options.most_mb * 2**20))
-    print(f"http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
+    names = (options.host, *options.name)
+    app = make_app(SearchService(gallery, detector), names, int(options.most_mb * 2**20))
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"http://{shown}:{options.port}/ (Ctrl-C ends it)", flush=True)
     try:
-        uvicorn.run(app, host=options.host, port=options.port, log_level="warning", server_header=False)
+        uvicorn.run(
+            app,
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+        )
     except SystemExit as stop:  # uvicorn has said why on stderr
         raise ConfigError(f"cannot listen at {options.host}:{options.port}; choose another --port") from stop
     return "stopped"

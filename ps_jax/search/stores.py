@@ -115,7 +115,7 @@ def locked(address: str) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise GalleryError(
-            f"{address}: another index is at work on this gallery; wait for its end, or use --num_processes to index in "
+            f"{address}: another index is at work on this gallery; wait for it, or use --num_processes to index in "
             "several"
         ) from None
     except OSError as error:

@@ -9,6 +9,7 @@ from search_fakes import ColourDetector, make_folder, make_video
 from test_indexing import index
 
 from ps_jax.search.gallery import Gallery
+from ps_jax.search.guards import CONNECTIONS
 from ps_jax.search.server import SearchService, make_app
 from ps_jax.search.stores import open_store
 
@@ -23,7 +24,10 @@ def main(folder: Path, port_file: Path) -> None:
         listener.listen(200)
         port_file.write_text(str(listener.getsockname()[1]))
         config = uvicorn.Config(
-            make_app(service, most_upload=1 << 20), log_level="warning", server_header=False
+            make_app(service, ["Search.example"], most_upload=1 << 20),
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
         )
         uvicorn.Server(config).run(sockets=[listener])
 
