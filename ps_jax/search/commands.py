@@ -20,13 +20,15 @@ from ps_jax.evaluation.options import two_numbers
 from ps_jax.search.answers import answers_table, printable, write_answers
 from ps_jax.search.detector import Detector, Found, load_detector
 from ps_jax.search.drawing import scene
+from ps_jax.search.files import MediaFile, reason_of
 from ps_jax.search.finding import check_model, find, make_query
 from ps_jax.search.gallery import EXACT_BYTES, Gallery
 from ps_jax.search.indexing import Plan, begin, gallery_about, index_files
-from ps_jax.search.media import MediaFile, decode, frames_expected
+from ps_jax.search.media import decode, read_picture
 from ps_jax.search.records import Restriction
 from ps_jax.search.stores import locked, make_store, open_store
-from ps_jax.training.processes import on_first
+from ps_jax.search.video import frames_expected
+from ps_jax.training.processes import is_first, on_first
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -108,15 +110,20 @@ def _index(options: argparse.Namespace, held: ExitStack) -> str:
         made["unchanged"],
         tuple(made["gone"]),
         tuple(made["unnamed"]),
+        made["damaged"],
+        made["unread"],
     )
     share = plan.files[jax.process_index() :: jax.process_count()]
     store = make_store(options.gallery, about, jax.process_index())
     with _progress(share, options.fps) as bar:
         report = index_files(store, detector, share, options.fps, lambda look: bar.update())
-    for path in plan.unnamed:
+    known = plan if is_first() else Plan((), (), 0, ())  # what all have been told, one says
+    for path in known.unnamed:
         print(f"passed over: {printable(path)}: its name is not UTF-8; rename it", file=sys.stderr)
-    for path, reason in report.damaged.items():
-        print(f"damaged, passed over: {printable(path)}: {reason}", file=sys.stderr)
+    for path, reason in {**known.unread, **report.unread}.items():
+        print(f"passed over, tried again next time: {printable(path)}: {reason}", file=sys.stderr)
+    for path, reason in {**known.damaged, **report.damaged}.items():
+        print(f"damaged: {printable(path)}: {reason}", file=sys.stderr)
     if share:
         store.optimize(index=store.count() * int(about["width"]) * 4 > EXACT_BYTES)
     everything = make_store(options.gallery, about)
@@ -218,10 +225,9 @@ def find_command(options: argparse.Namespace) -> str:
 
 def _query_picture(path: Path) -> Any:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"--query {path}: cannot be read ({error.strerror})") from error
-    return decode(data, str(path))[0]
+        return decode(read_picture(path), str(path))[0]
+    except (OSError, MemoryError) as error:
+        raise DataError(f"--query {path}: {reason_of(error)}") from error
 
 
 def _picked(found: Found, number: int, path: Path) -> list[float]:

@@ -5,10 +5,11 @@ the next start. So a gallery never lacks what was acknowledged and never has any
 """
 
 import itertools
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,11 @@ import numpy as np
 
 from ps_jax.errors import DataError
 from ps_jax.search.detector import Detector, Found
-from ps_jax.search.media import Look, MediaFile, find_files, look_at_picture, look_at_video
+from ps_jax.search.files import Look, MediaFile, find_files
+from ps_jax.search.media import look_at_picture
 from ps_jax.search.records import Part, People, joined_people, part_id
 from ps_jax.search.stores import Store
+from ps_jax.search.video import look_at_video
 
 SCENES_AT_A_TIME = 16  # handed to the detector, which makes batches of those of one size
 FRAMES_A_PART = 64  # of a video
@@ -38,6 +41,8 @@ class Plan:
       unchanged: how many files need nothing.
       gone: paths of files that are no longer there.
       unnamed: paths that are no UTF-8 text, which no store takes; they are passed over.
+      damaged: path -> why, of unchanged files that cannot be read.
+      unread: path -> why, of files and folders that cannot be looked at now; nothing below them counts as gone.
     """
 
     files: tuple[tuple[MediaFile, int], ...]
@@ -45,6 +50,8 @@ class Plan:
     unchanged: int
     gone: tuple[str, ...]
     unnamed: tuple[str, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,12 +61,14 @@ class Report:
     Attributes:
       files, scenes, people: looked at, and found in them.
       damaged: path -> why it cannot be read.
+      unread: path -> why it could not be read this time; nothing of it is recorded, so the next run tries again.
     """
 
     files: int = 0
     scenes: int = 0
     people: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
@@ -77,7 +86,8 @@ def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
     for part in parts:
         recorded.setdefault(part.path, []).append(part)
     files, outdated, unchanged = [], [], 0
-    everything = find_files(places)
+    damaged: dict[str, str] = {}
+    everything, unread = find_files(places)
     there = [file for file in everything if _is_text(file.path)]
     for file in there:
         known = recorded.get(file.path, [])
@@ -85,18 +95,22 @@ def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
         outdated += [part.id for part in known if part not in same]
         if any(part.finished for part in same):
             unchanged += 1
+            damaged |= {part.path: part.damage for part in same if part.damage}
         else:
             files.append((file, max((part.first + part.frames for part in same), default=0)))
-    folders = [place.absolute() for place in map(Path, places) if place.is_dir()]
+    # Without "..", as recorded paths are.
+    folders = [os.path.abspath(place) for place in places if Path(place).is_dir()]
     present = {file.path for file in there}
     gone = sorted(
-        path
-        for path in recorded.keys() - present
-        if any(Path(path).is_relative_to(folder) for folder in folders)
+        path for path in recorded.keys() - present if _is_in(path, folders) and not _is_in(path, unread)
     )
     outdated += [part.id for path in gone for part in recorded[path]]
     unnamed = tuple(file.path for file in everything if not _is_text(file.path))
-    return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed)
+    return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed, damaged, unread)
+
+
+def _is_in(path: str, places: Iterable[str]) -> bool:
+    return any(Path(path).is_relative_to(place) for place in places)
 
 
 def begin(store: Store, places: Sequence[str | Path]) -> Plan:
@@ -159,9 +173,12 @@ class _Writer:
         self._flushed = time.monotonic()
 
     def take(self, look: Look, found: Found | None) -> None:
-        """Adds a scene to the open part; None: it is damaged."""
+        """Adds a scene to the open part; None: it cannot be read."""
         if self._open and self._open[0][0].file != look.file:
             self._close()
+        if look.passing:
+            self._report.unread[look.file.path] = look.damage
+            return
         people = joined_people([], int(self._store.about["width"]))
         if found is not None:
             count = len(found.score)
@@ -197,7 +214,7 @@ class _Writer:
             height=0 if image is None else image.shape[0],
             width=0 if image is None else image.shape[1],
             people=len(people.part),
-            damage=first.damage,
+            damage=last.damage,
         )
         self._made.append((part, people._replace(part=np.full(part.people, part.id))))
         report = self._report

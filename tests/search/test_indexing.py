@@ -1,5 +1,6 @@
 """Indexing looks at everything once: again, after changes, after interruptions and kills."""
 
+import errno
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import pytest
 from search_fakes import COLOURS, ColourDetector, draw_scene, make_folder, make_video, save
 
 from ps_jax.errors import DataError, GalleryError
-from ps_jax.search import indexing
+from ps_jax.search import indexing, media
 from ps_jax.search.answers import printable
 from ps_jax.search.gallery import Gallery
 from ps_jax.search.indexing import begin, gallery_about, index_files
@@ -84,6 +85,42 @@ def test_new_changed_and_vanished_files(tmp_path):
     expected |= {(str(changed), 0.0): [4, 5], (str(folder / "new.png"), 0.0): [5]}
     del expected[(str(folder / "07.png"), 0.0)]
     assert people_of(gallery) == expected
+
+
+def test_vanished_files_of_a_folder_named_by_a_way_around_are_gone(tmp_path, monkeypatch):
+    make_folder(tmp_path / "pictures", 3)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    index(tmp_path / "g", "../pictures")
+    (tmp_path / "pictures" / "01.png").unlink()
+    plan, _ = index(tmp_path / "g", "../pictures")
+    assert plan.gone == (str(tmp_path / "pictures" / "01.png"),)
+    assert {path for path, _ in people_of(tmp_path / "g")} == {
+        str(tmp_path / "pictures" / name) for name in ("00.png", "02.png")
+    }
+
+
+def test_what_cannot_be_read_for_now_is_neither_recorded_nor_gone(tmp_path, monkeypatch):
+    shown = make_folder(tmp_path / "pictures", 4)
+    closed = save(draw_scene({5: 40.0}), tmp_path / "pictures" / "closed" / "a.png").parent
+    shown[str(closed / "a.png")] = {5: 40.0}
+    index(tmp_path / "g", tmp_path / "pictures")
+    changed = tmp_path / "pictures" / "02.png"
+    changed.touch()
+    scandir, read = os.scandir, media.read_picture
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: (denied if str(path) == str(closed) else scandir)(path))
+        patch.setattr(media, "read_picture", lambda path: (denied if path == str(changed) else read)(path))
+        plan, report = index(tmp_path / "g", tmp_path / "pictures")
+    assert plan.gone == () and list(plan.unread) == [str(closed)] and list(report.unread) == [str(changed)]
+    assert report.damaged == {}
+    _, report = index(tmp_path / "g", tmp_path / "pictures")
+    assert report.files == 1
+    assert people_of(tmp_path / "g") == {(path, 0.0): sorted(people) for path, people in shown.items()}
 
 
 def test_names_that_are_no_text_are_passed_over(tmp_path):

@@ -46,11 +46,13 @@ def test_index_says_what_it_did(run, tmp_path, capsys):
         "g: 12 scenes of 13 files looked at, 28 people found; 0 files unchanged, 0 gone, 1 damaged in all; 28 people "
         "in the gallery"
     )
-    assert "damaged, passed over: " in capsys.readouterr().err
+    listed = f"damaged: {tmp_path}/pictures/broken.jpg: this is no picture"
+    assert listed in capsys.readouterr().err
     again = run("index", "pictures", "--model", "model", "--gallery", "g")
     assert again.startswith(
         "g: 0 scenes of 0 files looked at, 0 people found; 13 files unchanged, 0 gone, 1 damaged"
     )
+    assert listed in capsys.readouterr().err  # whenever its folder is indexed
 
 
 def test_one_index_at_a_time(run, indexed):
