@@ -80,8 +80,8 @@ def find_files(places: Sequence[str | Path]) -> tuple[list[MediaFile], dict[str,
             raise DataError(f"{place}: {reason_of(error)}") from error
         if not is_folder and place.suffix.lower() not in PICTURES + VIDEOS:
             raise DataError(f"{place}: neither a picture nor a video ({' '.join(PICTURES + VIDEOS)})")
-        folders = os.walk(place, onerror=pass_over) if is_folder else [(place.parent, [], [place.name])]
-        for folder, _, names in folders:
+        listed = os.walk(place, onerror=pass_over) if is_folder else [(str(place.parent), [], [place.name])]
+        for folder, _, names in listed:
             for name in names:
                 if os.path.splitext(name)[1].lower() not in PICTURES + VIDEOS:
                     continue

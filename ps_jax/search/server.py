@@ -122,7 +122,7 @@ class SearchService:
         if part not in self._gallery.parts:
             return None
         people = self._gallery.scenes([part])
-        if not np.any((people.moment == moment) & (people.box == np.float32(box)).all(1)):
+        if not np.any((people.moment == moment) & (people.box == np.array(box, np.float32)).all(1)):
             return None
         with self._decoders:
             return scene(scene_image(self._gallery.parts[part], moment), [box])

@@ -1,11 +1,13 @@
 """The interface of a gallery's storage, and the choice of one by its address."""
 
 import fcntl
+import functools
+import inspect
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -26,9 +28,11 @@ class Store(Protocol):
 
     Attributes:
       about: what the gallery was made by, and "width", the length of its features.
+      remote: whether a server searches where the people are, so that they are not loaded from there.
     """
 
     about: Mapping[str, Any]
+    remote: bool
 
     def add(self, parts: Sequence[Part], people: People) -> None:
         """Records parts with the people found in them: the people first, then the parts."""
@@ -43,9 +47,9 @@ class Store(Protocol):
         """All people, or those of some parts, in tables of any length."""
 
     def search(
-        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction
+        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction, exact: bool
     ) -> list[Hits]:
-        """For each query the `count` people of the largest product of features; by an index where there is one."""
+        """For each query the `count` people of the largest product of features; unless `exact`, by an index if any."""
 
     def count(self) -> int:
         """How many rows of people are stored."""
@@ -55,6 +59,41 @@ class Store(Protocol):
 
     def optimize(self, index: bool) -> None:
         """Merges small files and, where asked for, makes or renews an index for approximate search."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def explained(operation: Callable[P, T]) -> Callable[P, T]:
+    """An operation of a store whose faults, such as a full disk or a server that is gone, become GalleryErrors.
+
+    Args:
+      operation: method of a store that has an `address`, and in `faults` the exceptions of what it is made of.
+    """
+
+    @contextmanager
+    def told(store: Any) -> Iterator[None]:
+        try:
+            yield
+        except store.faults as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GalleryError(
+                f"{store.address}: the gallery cannot be read or written ({reason}); what was added is kept: see "
+                "to the cause (room on the disk, the server) and run the same again"
+            ) from error
+
+    def in_steps(store: Any, result: Any) -> Iterator[Any]:
+        with told(store):
+            yield from result
+
+    @functools.wraps(operation)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with told(args[0]):
+            result = operation(*args, **kwargs)
+        return in_steps(args[0], result) if inspect.isgenerator(result) else result
+
+    return wrapped
 
 
 def open_store(address: str) -> Store:

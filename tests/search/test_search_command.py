@@ -1,6 +1,7 @@
 """The command line of the search, with the model replaced by one that knows colours."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_bad_numbers_are_refused_by_the_parser(run, capsys):
         with pytest.raises(SystemExit):
             run("find", "--gallery", "g", "--query", "q.png", *arguments)
     assert "'yesterday' is no date such as 2024-05-17" in capsys.readouterr().err
+
+
+def test_what_is_printed_can_be_printed(monkeypatch, capsys):
+    class Options:
+        @staticmethod
+        def run(options):
+            return "first\nto \udcff\x1b[2J.png"
+
+    class Parser:
+        @staticmethod
+        def parse_args(arguments):
+            return Options
+
+    monkeypatch.setattr(commands, "parser", lambda description: Parser)
+    runpy.run_path(str(ROOT / "search.py"))["main"]([])
+    assert capsys.readouterr().out == "first\nto \\udcff\\x1b[2J.png\n"
 
 
 def test_the_program_has_one_message_for_what_the_user_can_mend(tmp_path):
