@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from search_fakes import COLOURS, ColourDetector, draw_scene, make_folder, make_
 
 from ps_jax.errors import DataError, GalleryError
 from ps_jax.search import indexing, media
+from ps_jax.search.ahead import Ahead
 from ps_jax.search.answers import printable
 from ps_jax.search.gallery import Gallery
 from ps_jax.search.indexing import begin, gallery_about, index_files
@@ -227,6 +229,62 @@ def test_what_two_runs_at_once_doubled_is_looked_at_again(tmp_path, monkeypatch)
     expected = {(path, 0.0): sorted(people) for path, people in shown.items()}
     assert people_of(tmp_path / "g") == expected | {(str(video), k / 2): [0, 2] for k in range(10)}
     assert open_store(str(tmp_path / "g")).count() == sum(map(len, shown.values())) + 20
+
+
+@pytest.mark.parametrize(
+    ("most", "most_bytes", "size", "expected"), [(4, 1000, 1, 4), (100, 50, 10, 5), (4, 5, 10, 1)]
+)
+def test_only_so_much_is_read_ahead(most, most_bytes, size, expected):
+    made = []
+
+    def items():
+        for number in range(30):
+            made.append(number)
+            yield number
+
+    with Ahead(items(), most, most_bytes, lambda item: size) as ahead:
+        for number in range(10):
+            assert next(ahead) == number
+            until = time.monotonic() + 20
+            while len(made) < number + 2 + expected and time.monotonic() < until:
+                time.sleep(0.001)  # one more is made, and waits for room
+        time.sleep(0.05)
+        assert len(made) == 11 + expected
+    with Ahead(items(), most, most_bytes, lambda item: size) as ahead:
+        assert list(ahead) == list(range(30))
+
+
+def test_large_pictures_are_worked_on_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "BYTES_AT_A_TIME", 3 * 120 * 200 * 3)
+    shown = make_folder(tmp_path / "pictures", 8)
+    detector, together = ColourDetector(), []
+    detect = detector.detect
+    detector.detect = lambda pictures: together.append(len(pictures)) or detect(pictures)
+    index(tmp_path / "g", tmp_path / "pictures", detector=detector)
+    assert together == [3, 3, 2]
+    assert people_of(tmp_path / "g") == {(path, 0.0): sorted(people) for path, people in shown.items()}
+
+
+def test_frames_that_are_done_are_not_kept(tmp_path):
+    video = make_video(tmp_path / "walk.mp4")
+    detector, frames = ColourDetector(), []
+    detect = detector.detect
+
+    def alive(pictures):
+        frames.extend(map(weakref.ref, pictures))
+        return detect(pictures)
+
+    detector.detect = alive
+    left = []
+
+    def count(look):
+        left.append(sum(frame() is not None for frame in frames))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "SCENES_AT_A_TIME", 2)
+        store = make_store(str(tmp_path / "g"), gallery_about(detector, "model", 10.0))
+        index_files(store, detector, begin(store, [video]).files, 10.0, count)
+    assert len(left) == 50 and max(left) <= 4
 
 
 def test_an_error_while_reading_ends_the_run(tmp_path, monkeypatch):
