@@ -277,7 +277,7 @@ def serve(options: argparse.Namespace) -> str:
     try:
         import uvicorn
 
-        from ps_jax.search.guards import CONNECTIONS
+        from ps_jax.search.guards import CONNECTIONS, Prompt
         from ps_jax.search.server import SearchService, make_app
     except ImportError as error:
         raise ConfigError("the page needs starlette and uvicorn: install the extra `search`") from error
@@ -294,6 +294,7 @@ def serve(options: argparse.Namespace) -> str:
     try:
         uvicorn.run(
             app,
+            http=Prompt,
             host=options.host,
             port=options.port,
             log_level="warning",

@@ -9,8 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS = 256  # at a time; uvicorn refuses more
+HEAD_SECONDS = 20.0  # that a connection may take to ask for something
 MOST_HELD = 1 << 30  # bytes of all bodies that are in memory at a time
 BODY_SECONDS = 30.0  # that a body may take to arrive
 
@@ -23,6 +25,23 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _CLOSE = {"Connection": "close"}  # what is left of a refused body is not read
+
+
+class Prompt(H11Protocol):
+    """uvicorn's protocol, which drops connections that ask for nothing: silent ones would use up `CONNECTIONS`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._look, None)
+
+    def _look(self, before: object) -> None:
+        if self.transport.is_closing():
+            return
+        asked = self.cycle is not None and not self.cycle.response_complete
+        if not asked and self.cycle is before:
+            self.transport.close()
+        else:
+            self.loop.call_later(HEAD_SECONDS, self._look, self.cycle)
 
 
 class KnownHosts:

@@ -301,6 +301,14 @@ def test_a_client_that_sends_nothing_holds_up_nobody(server):
             client.close()
 
 
+def test_connections_that_ask_for_nothing_are_dropped(server):
+    port, _ = server  # within 5 seconds, see served.py
+    for sent in (b"", b"GET / HTTP/1.1\r\nHost: localh"):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(sent)
+            assert client.recv(4) == b""
+
+
 def test_large_pictures_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
     make_folder(tmp_path / "pictures", 2)
     index(tmp_path / "g", tmp_path / "pictures")
