@@ -3,8 +3,8 @@
     python -m benchmarks.embedding_map --workdir runs/roi_alignps --out embeddings.png [--identities 15] [--seed 0]
 
 Every annotated box of so many random people, those in four scenes or more where there are enough, becomes a point for
-each branch (a star is the second one's: of ROI-AlignPS the box branch, of LEAPS the interaction module), in a colour of its own a
-person. The paper uses t-SNE; here it is the plane of largest variance of the normalised embeddings (principal
+each branch (a star is the second one's: of ROI-AlignPS the box branch, of LEAPS the interaction module), in a colour of
+its own a person. The paper uses t-SNE; here it is the plane of largest variance of the normalised embeddings (principal
 components), which distorts nothing but leaves out what the title says. The table printed beside it needs no plane: the
 mean cosine of two boxes of one person, and of two people, by branch.
 """
