@@ -26,9 +26,7 @@ from ps_jax.search.stores import Store
 from ps_jax.search.video import look_at_video
 
 SCENES_AT_A_TIME = 16  # handed to the detector, which makes batches of those of one size
-BYTES_AT_A_TIME = (
-    512 << 20
-)  # of their pixels; as many wait behind them, besides those that readers have in hand
+BYTES_AT_A_TIME = 512 << 20  # of their pixels; as many wait behind them, beside what readers have in hand
 FRAMES_A_PART = 64  # of a video
 FLUSH_PARTS, FLUSH_SECONDS = 512, 20.0  # insertions are large or rare
 READERS = 4  # threads that decode pictures
