@@ -16,10 +16,12 @@ from ps_jax.errors import PersonSearchError
 
 
 def main(arguments: list[str]) -> None:
+    from ps_jax.search.answers import printable
     from ps_jax.search.commands import parser
 
     options = parser(__doc__).parse_args(arguments)
-    print(options.run(options))
+    for line in options.run(options).split("\n"):
+        print(printable(line))
 
 
 if __name__ == "__main__":

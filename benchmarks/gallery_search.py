@@ -70,10 +70,10 @@ def measure(rows: int, width: int, folder: Path) -> list[str]:
     store.optimize(index=True)
     built = time.perf_counter() - start
     stored = milliseconds(
-        lambda number: store.search(queries[number : number + 1], FIRST, EVERYBODY), QUERIES
+        lambda number: store.search(queries[number : number + 1], FIRST, EVERYBODY, exact=False), QUERIES
     )
     right = exact.search(queries, FIRST)
-    found = store.search(queries, FIRST, EVERYBODY)
+    found = store.search(queries, FIRST, EVERYBODY, exact=False)
     # A row's number lies in its time.
     shared = [
         len(set(row) & set(hits.people.time.astype(int))) for (_, row), hits in zip(right, found, strict=True)

@@ -1,6 +1,6 @@
 """Makes one folder of a trained model that every command takes, and that can be passed on.
 
-    python -m ps_jax.export DIR --licence CC-BY-4.0 [--out PACKAGE] [--picture_size 576x720 ...]
+    python -m ps_jax.export DIR [--licence CC-BY-4.0] [--out PACKAGE] [--picture_size 576x720 ...]
 
 DIR is a work directory; the package goes to DIR/package unless --out says otherwise. --picture_size exports StableHLO
 for pictures of that height and width, which plain JAX runs without this library. Exit code 2: something the user can
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 from ps_jax.errors import PersonSearchError
+
+UNSTATED = "no licence was stated; ask whoever trained this model"
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +27,11 @@ def main(arguments: list[str]) -> None:
     option = parser.add_argument
     option("workdir", type=Path)
     option("--out", type=Path, help="the folder to make (default: DIR/package)")
-    option("--licence", required=True, help="of the weights: its name, or a file with its text")
+    option(
+        "--licence",
+        default=UNSTATED,
+        help="of the weights: its name, or a file with its text (default: the package says that none was stated)",
+    )
     option("--picture_size", type=_size, action="append", default=[], metavar="HEIGHTxWIDTH")
     option("--phase", help="phase to take the checkpoint of (default: the last one that has any)")
     option("--checkpoint", choices=("last", "best"), default="last")
@@ -33,6 +39,11 @@ def main(arguments: list[str]) -> None:
 
     from ps_jax.export import export_package
 
+    if options.licence == UNSTATED:
+        print(
+            "export: nobody can tell whether these weights may be passed on; name their licence with --licence",
+            file=sys.stderr,
+        )
     out = options.out or options.workdir / "package"
     record = export_package(
         options.workdir, out, options.licence, options.picture_size, options.phase, options.checkpoint

@@ -32,8 +32,11 @@ def printable(text: str) -> str:
 
 
 def time_words(seconds: float) -> str:
-    """A time in the machine's own zone, to the second."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    """A time in the machine's own zone, to the second; as a number where no calendar has it, as files' times may be."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s"
 
 
 def answer_record(answer: Answer) -> dict[str, Any]:

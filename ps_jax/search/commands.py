@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +20,17 @@ from ps_jax.evaluation.options import two_numbers
 from ps_jax.search.answers import answers_table, printable, write_answers
 from ps_jax.search.detector import Detector, Found, load_detector
 from ps_jax.search.drawing import scene
+from ps_jax.search.files import MediaFile, reason_of
 from ps_jax.search.finding import check_model, find, make_query
 from ps_jax.search.gallery import EXACT_BYTES, Gallery
-from ps_jax.search.indexing import Plan, gallery_about, index_files, make_plan
-from ps_jax.search.media import MediaFile, decode, frames_expected
+from ps_jax.search.indexing import Plan, begin, gallery_about, index_files
+from ps_jax.search.media import decode, read_picture
 from ps_jax.search.records import Restriction
-from ps_jax.search.stores import make_store, open_store
-from ps_jax.training.processes import on_first
+from ps_jax.search.stores import locked, make_store, open_store
+from ps_jax.search.video import frames_expected
+from ps_jax.training.processes import is_first, on_first
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -82,40 +86,44 @@ def index(options: argparse.Namespace) -> str:
     from ps_jax.training import enable_compilation_cache, joined
 
     enable_compilation_cache()
-    with joined(options.coordinator_address, options.num_processes, options.process_id):
-        return _index(options)
+    with (
+        ExitStack() as held,  # until all processes are done, which leave `joined` together
+        joined(options.coordinator_address, options.num_processes, options.process_id),
+    ):
+        return _index(options, held)
 
 
-def _index(options: argparse.Namespace) -> str:
+def _index(options: argparse.Namespace, held: ExitStack) -> str:
     detector = load_detector(
         options.model, options.phase, options.checkpoint, options.batch_size, options.stride
     )
     about = gallery_about(detector, options.model, options.fps)
 
-    def begin() -> dict[str, Any]:
-        store = make_store(options.gallery, about)
-        plan = make_plan(store.parts(), options.places)
-        if plan.outdated:
-            store.delete(plan.outdated)
-        store.mend()
-        return asdict(plan)
+    def begin_alone() -> dict[str, Any]:
+        held.enter_context(locked(options.gallery))
+        return asdict(begin(make_store(options.gallery, about), options.places))
 
-    made = on_first(begin)
+    made = on_first(begin_alone)
     plan = Plan(
         tuple((MediaFile(**dict(file)), int(first)) for file, first in made["files"]),
         tuple(made["outdated"]),
         made["unchanged"],
         tuple(made["gone"]),
         tuple(made["unnamed"]),
+        made["damaged"],
+        made["unread"],
     )
     share = plan.files[jax.process_index() :: jax.process_count()]
     store = make_store(options.gallery, about, jax.process_index())
     with _progress(share, options.fps) as bar:
         report = index_files(store, detector, share, options.fps, lambda look: bar.update())
-    for path in plan.unnamed:
+    known = plan if is_first() else Plan((), (), 0, ())  # what all have been told, one says
+    for path in known.unnamed:
         print(f"passed over: {printable(path)}: its name is not UTF-8; rename it", file=sys.stderr)
-    for path, reason in report.damaged.items():
-        print(f"damaged, passed over: {printable(path)}: {reason}", file=sys.stderr)
+    for path, reason in {**known.unread, **report.unread}.items():
+        print(f"passed over, tried again next time: {printable(path)}: {reason}", file=sys.stderr)
+    for path, reason in {**known.damaged, **report.damaged}.items():
+        print(f"damaged: {printable(path)}: {reason}", file=sys.stderr)
     if share:
         store.optimize(index=store.count() * int(about["width"]) * 4 > EXACT_BYTES)
     everything = make_store(options.gallery, about)
@@ -217,10 +225,9 @@ def find_command(options: argparse.Namespace) -> str:
 
 def _query_picture(path: Path) -> Any:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"--query {path}: cannot be read ({error.strerror})") from error
-    return decode(data, str(path))[0]
+        return decode(read_picture(path), str(path))[0]
+    except (OSError, MemoryError) as error:
+        raise DataError(f"--query {path}: {reason_of(error)}") from error
 
 
 def _picked(found: Found, number: int, path: Path) -> list[float]:
@@ -255,6 +262,12 @@ def _serve_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     option("--port", type=int, default=8000)
+    option(
+        "--name",
+        action="append",
+        default=[],
+        help="name that the page is opened under, beside localhost, addresses and --host; again for more",
+    )
     option("--most_mb", type=float, default=32.0, help="largest picture that may be sent, MiB (default 32)")
     command.set_defaults(run=serve)
 
@@ -264,20 +277,30 @@ def serve(options: argparse.Namespace) -> str:
     try:
         import uvicorn
 
-        from ps_jax.search.server import LOCAL, SearchService, make_app
+        from ps_jax.search.guards import CONNECTIONS, Prompt
+        from ps_jax.search.server import SearchService, make_app
     except ImportError as error:
         raise ConfigError("the page needs starlette and uvicorn: install the extra `search`") from error
     gallery, detector = open_gallery(options)
-    hosts = LOCAL if options.host in LOCAL else ("*",)
-    if hosts != LOCAL:
+    if options.host not in LOOPBACK:
         print(
             f"listening at {options.host}: everybody who reaches this address can search and see the gallery",
             file=sys.stderr,
         )
-    app = make_app(SearchService(gallery, detector), hosts, int(options.most_mb * 2**20))
-    print(f"http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
+    names = (options.host, *options.name)
+    app = make_app(SearchService(gallery, detector), names, int(options.most_mb * 2**20))
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"http://{shown}:{options.port}/ (Ctrl-C ends it)", flush=True)
     try:
-        uvicorn.run(app, host=options.host, port=options.port, log_level="warning", server_header=False)
+        uvicorn.run(
+            app,
+            http=Prompt,
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+        )
     except SystemExit as stop:  # uvicorn has said why on stderr
         raise ConfigError(f"cannot listen at {options.host}:{options.port}; choose another --port") from stop
     return "stopped"

@@ -42,7 +42,9 @@ def scene(
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(18)
     for number, box in enumerate(boxes, 1):
-        x1, y1, x2, y2 = (float(value) * scale for value in box)
+        # Clipped: Pillow walks along a border however far it is outside.
+        x1, x2 = (min(max(float(value) * scale, 0.0), picture.width) for value in box[::2])
+        y1, y2 = (min(max(float(value) * scale, 0.0), picture.height) for value in box[1::2])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=3)
         if numbered:
             left, top, right, bottom = draw.textbbox((x1 + 4, y1 + 2), str(number), font=font)

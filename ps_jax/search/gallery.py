@@ -1,4 +1,4 @@
-"""A gallery open for search: exact and in memory up to about a million people, by the store's index beyond."""
+"""A gallery open for search: exactly up to about a million people, by the store's index beyond."""
 
 from collections.abc import Collection
 
@@ -22,7 +22,7 @@ class Gallery:
 
     Args:
       store: where it lies.
-      exact_bytes: up to so many bytes of features are searched in memory.
+      exact_bytes: up to so many bytes of features search is exact, in memory unless a server keeps them.
     """
 
     def __init__(self, store: Store, exact_bytes: int = EXACT_BYTES):
@@ -31,7 +31,8 @@ class Gallery:
         self.parts = {part.id: part for part in store.parts()}
         self.width = int(self.about["width"])
         self.exact = store.count() * self.width * 4 <= exact_bytes
-        if self.exact:
+        self._loaded = self.exact and not store.remote
+        if self._loaded:
             people = joined_people(store.scan(), self.width)
             people = people.take(np.isin(people.part, np.fromiter(self.parts, np.int64)))
             people = people.take(_by_scene(people))
@@ -50,7 +51,7 @@ class Gallery:
         restriction: Restriction = EVERYBODY,
     ) -> list[Hits]:
         """For each query the `count` most similar people among those that the restriction allows."""
-        if not self.exact:
+        if not self._loaded:
             return [self._search_store(vector, count, restriction) for vector in vectors]
         allowed = None if restriction == EVERYBODY else restriction.allows(self._people)
         plain = self._people._replace(feature=np.zeros((len(self._people.part), 0), np.float32))
@@ -61,11 +62,11 @@ class Gallery:
     def _search_store(
         self, vector: Float[np.ndarray, " width"], count: int, restriction: Restriction
     ) -> Hits:
-        """By the index; of the rows that it finds those of recorded parts."""
+        """By the store; of the rows that it finds those of recorded parts."""
         known = np.fromiter(self.parts, np.int64)
         asked = count
         while True:
-            hits = self._store.search(vector[None], asked, restriction)[0]
+            hits = self._store.search(vector[None], asked, restriction, self.exact)[0]
             kept = np.flatnonzero(np.isin(hits.people.part, known))[:count]
             if len(kept) == count or len(hits.similarity) < asked:
                 return Hits(hits.similarity[kept], hits.people.take(kept))
@@ -73,7 +74,7 @@ class Gallery:
 
     def scenes(self, parts: Collection[int]) -> People:
         """All people of some parts with their features, scene after scene, the best score of each first."""
-        if self.exact:
+        if self._loaded:
             return self._people.take(np.isin(self._people.part, np.fromiter(parts, np.int64)))
         people = joined_people(self._store.scan(parts), self.width)
         return people.take(_by_scene(people))

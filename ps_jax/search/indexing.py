@@ -4,25 +4,29 @@ A part is recorded after its people, and both lie on disk before the next ones; 
 the next start. So a gallery never lacks what was acknowledged and never has anything twice.
 """
 
+import dataclasses
 import itertools
-import queue
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ps_jax.errors import DataError
+from ps_jax.search.ahead import Ahead
 from ps_jax.search.detector import Detector, Found
-from ps_jax.search.media import Look, MediaFile, find_files, look_at_picture, look_at_video
+from ps_jax.search.files import Look, MediaFile, find_files
+from ps_jax.search.media import look_at_picture
 from ps_jax.search.records import Part, People, joined_people, part_id
 from ps_jax.search.stores import Store
+from ps_jax.search.video import look_at_video
 
 SCENES_AT_A_TIME = 16  # handed to the detector, which makes batches of those of one size
+BYTES_AT_A_TIME = 512 << 20  # of their pixels; as many wait behind them, beside what readers have in hand
 FRAMES_A_PART = 64  # of a video
 FLUSH_PARTS, FLUSH_SECONDS = 512, 20.0  # insertions are large or rare
 READERS = 4  # threads that decode pictures
@@ -38,6 +42,8 @@ class Plan:
       unchanged: how many files need nothing.
       gone: paths of files that are no longer there.
       unnamed: paths that are no UTF-8 text, which no store takes; they are passed over.
+      damaged: path -> why, of unchanged files that cannot be read.
+      unread: path -> why, of files and folders that cannot be looked at now; nothing below them counts as gone.
     """
 
     files: tuple[tuple[MediaFile, int], ...]
@@ -45,6 +51,8 @@ class Plan:
     unchanged: int
     gone: tuple[str, ...]
     unnamed: tuple[str, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,12 +62,14 @@ class Report:
     Attributes:
       files, scenes, people: looked at, and found in them.
       damaged: path -> why it cannot be read.
+      unread: path -> why it could not be read this time; nothing of it is recorded, so the next run tries again.
     """
 
     files: int = 0
     scenes: int = 0
     people: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
@@ -77,7 +87,8 @@ def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
     for part in parts:
         recorded.setdefault(part.path, []).append(part)
     files, outdated, unchanged = [], [], 0
-    everything = find_files(places)
+    damaged: dict[str, str] = {}
+    everything, unread = find_files(places)
     there = [file for file in everything if _is_text(file.path)]
     for file in there:
         known = recorded.get(file.path, [])
@@ -85,18 +96,30 @@ def make_plan(parts: Sequence[Part], places: Sequence[str | Path]) -> Plan:
         outdated += [part.id for part in known if part not in same]
         if any(part.finished for part in same):
             unchanged += 1
+            damaged |= {part.path: part.damage for part in same if part.damage}
         else:
             files.append((file, max((part.first + part.frames for part in same), default=0)))
-    folders = [place.absolute() for place in map(Path, places) if place.is_dir()]
+    # Without "..", as recorded paths are.
+    folders = [os.path.abspath(place) for place in places if Path(place).is_dir()]
     present = {file.path for file in there}
     gone = sorted(
-        path
-        for path in recorded.keys() - present
-        if any(Path(path).is_relative_to(folder) for folder in folders)
+        path for path in recorded.keys() - present if _is_in(path, folders) and not _is_in(path, unread)
     )
     outdated += [part.id for path in gone for part in recorded[path]]
     unnamed = tuple(file.path for file in everything if not _is_text(file.path))
-    return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed)
+    return Plan(tuple(files), tuple(outdated), unchanged, tuple(gone), unnamed, damaged, unread)
+
+
+def _is_in(path: str, places: Iterable[str]) -> bool:
+    return any(Path(path).is_relative_to(place) for place in places)
+
+
+def begin(store: Store, places: Sequence[str | Path]) -> Plan:
+    """Mends what earlier runs left, plans, and forgets what is outdated; only while nobody else writes."""
+    store.mend()  # first: what is removed here is looked at again
+    plan = make_plan(store.parts(), places)
+    store.delete(plan.outdated)
+    return plan
 
 
 def _is_text(path: str) -> bool:
@@ -127,9 +150,9 @@ def index_files(
     """
     report = Report()
     writer = _Writer(store, detector, report)
-    with _ahead(_looks(files, fps), 2 * SCENES_AT_A_TIME) as looks:
+    with Ahead(_looks(files, fps), 2 * SCENES_AT_A_TIME, BYTES_AT_A_TIME, _bytes_of) as looks:
         try:
-            while some := list(itertools.islice(looks, SCENES_AT_A_TIME)):
+            while some := _some(looks):
                 readable = [look.image for look in some if look.image is not None]
                 found = iter(detector.detect(readable))
                 for look in some:
@@ -141,20 +164,30 @@ def index_files(
     return report
 
 
+class _Scene(NamedTuple):
+    """A scene that is done: of its pixels the height and width are left; (0, 0) where there were none."""
+
+    look: Look
+    size: tuple[int, int]
+    people: People
+
+
 class _Writer:
     """Makes parts of scenes and adds them in large insertions."""
 
     def __init__(self, store: Store, detector: Detector, report: Report):
         self._store, self._detector, self._report = store, detector, report
-        self._open: list[tuple[Look, People]] = []  # consecutive frames of one video
-        self._parts: list[Part] = []
-        self._people: list[People] = []
+        self._open: list[_Scene] = []  # consecutive frames of one video
+        self._made: list[tuple[Part, People]] = []  # not yet added
         self._flushed = time.monotonic()
 
     def take(self, look: Look, found: Found | None) -> None:
-        """Adds a scene to the open part; None: it is damaged."""
-        if self._open and self._open[0][0].file != look.file:
+        """Adds a scene to the open part; None: it cannot be read."""
+        if self._open and self._open[0].look.file != look.file:
             self._close()
+        if look.passing:
+            self._report.unread[look.file.path] = look.damage
+            return
         people = joined_people([], int(self._store.about["width"]))
         if found is not None:
             count = len(found.score)
@@ -167,16 +200,18 @@ class _Writer:
                 found.score,
                 self._detector.gallery_features(found),
             )
-        self._open.append((look, people))
+        size = (0, 0) if look.image is None else look.image.shape[:2]
+        self._open.append(_Scene(dataclasses.replace(look, image=None), size, people))
         if look.last or len(self._open) == FRAMES_A_PART:
             self._close()
 
     def _close(self) -> None:
         if not self._open:
             return
-        first, last = self._open[0][0], self._open[-1][0]
-        file, image = first.file, first.image
-        people = joined_people((rows for _, rows in self._open), int(self._store.about["width"]))
+        scenes, self._open = self._open, []  # first, as in `flush`
+        first, last = scenes[0].look, scenes[-1].look
+        file, (height, width) = first.file, scenes[0].size
+        people = joined_people((scene.people for scene in scenes), int(self._store.about["width"]))
         part = Part(
             id=part_id(file.path, file.size, file.modified, first.number),
             path=file.path,
@@ -186,33 +221,34 @@ class _Writer:
             frames=last.number - first.number + 1,
             finished=last.last,
             taken=first.taken,
-            height=0 if image is None else image.shape[0],
-            width=0 if image is None else image.shape[1],
+            height=height,
+            width=width,
             people=len(people.part),
-            damage=first.damage,
+            damage=last.damage,
         )
-        self._parts.append(part)
-        self._people.append(people._replace(part=np.full(part.people, part.id)))
+        self._made.append((part, people._replace(part=np.full(part.people, part.id))))
         report = self._report
         report.files += part.finished
-        report.scenes += sum(look.image is not None for look, _ in self._open)
+        report.scenes += sum(scene.size != (0, 0) for scene in scenes)
         report.people += part.people
         if part.damage:
             report.damaged[part.path] = part.damage
-        self._open = []
 
     def flush_if_due(self) -> None:
         """Adds what has come together, where that is much or some time has passed."""
         due = time.monotonic() - self._flushed > FLUSH_SECONDS
-        if due or len(self._parts) >= FLUSH_PARTS:
+        if due or len(self._made) >= FLUSH_PARTS:
             self.flush()
 
     def flush(self) -> None:
         """Adds everything that has been looked at."""
         self._close()
-        if self._parts:
-            self._store.add(self._parts, joined_people(self._people, int(self._store.about["width"])))
-        self._parts, self._people, self._flushed = [], [], time.monotonic()
+        # Taken out first: what is broken off while it is added must not be added again by the flush at the end.
+        made, self._made = self._made, []
+        if made:
+            people = joined_people((rows for _, rows in made), int(self._store.about["width"]))
+            self._store.add([part for part, _ in made], people)
+        self._flushed = time.monotonic()
 
 
 def _looks(files: Sequence[tuple[MediaFile, int]], fps: float) -> Iterator[Look]:
@@ -223,58 +259,28 @@ def _looks(files: Sequence[tuple[MediaFile, int]], fps: float) -> Iterator[Look]
                 for file, first in group:
                     yield from look_at_video(file, fps, first)
                 continue
-            waiting = []
+            waiting: list[Future[Look]] = []
             for file, _ in group:
-                waiting.append(pool.submit(look_at_picture, file))
-                if len(waiting) > 2 * READERS:
+                if len(waiting) == READERS:  # no more, since their sizes are not known yet
                     yield waiting.pop(0).result()
+                waiting.append(pool.submit(look_at_picture, file))
             for future in waiting:
                 yield future.result()
 
 
-class _ahead:
-    """Runs an iterator in a thread, at most `most` items ahead; leaving the context ends the thread."""
+def _some(looks: Iterator[Look]) -> list[Look]:
+    """The next scenes, as many as are worked on together."""
+    some: list[Look] = []
+    while len(some) < SCENES_AT_A_TIME and sum(map(_bytes_of, some)) < BYTES_AT_A_TIME:
+        look = next(looks, None)
+        if look is None:
+            break
+        some.append(look)
+    return some
 
-    _END = object()
 
-    def __init__(self, items: Iterator[Any], most: int):
-        self._items = items
-        self._queue: queue.Queue[Any] = queue.Queue(most)
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._fill, name="looks", daemon=True)
-
-    def __enter__(self) -> Iterator[Any]:
-        self._thread.start()
-        return self._taken()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _fill(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-        except BaseException as error:
-            self._error = error
-        self._put(self._END)
-
-    def _put(self, item: Any) -> bool:
-        while not self._over.is_set():
-            try:
-                self._queue.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _taken(self) -> Iterator[Any]:
-        while (item := self._queue.get()) is not self._END:
-            yield item
-        if self._error is not None:
-            raise self._error
+def _bytes_of(look: Look) -> int:
+    return 0 if look.image is None else look.image.nbytes
 
 
 def gallery_about(detector: Detector, model: str | Path, fps: float) -> Mapping[str, Any]:

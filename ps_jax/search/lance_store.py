@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction, best_hits, nobody
+from ps_jax.search.stores import explained, in_disorder
 
 PEOPLE, PARTS = "people", "parts"  # names of tables, with the number of their writer behind
 IDS_A_CONDITION = 1000
@@ -32,14 +34,18 @@ class LanceStore:
       writer: number of the tables to write to; None only reads.
     """
 
+    remote = False
+    faults = (OSError, RuntimeError, ValueError)
+
     def __init__(self, database: Any, about: Mapping[str, Any], writer: int | None):
-        self.about = about
+        self.about, self.address = about, database.uri
         self._width = int(about["width"])
         names = sorted(database.list_tables().tables)
         self._people = {name: database.open_table(name) for name in names if name.startswith(PEOPLE)}
         self._parts = {name: database.open_table(name) for name in names if name.startswith(PARTS)}
         self._writer = writer
 
+    @explained
     def add(self, parts: Sequence[Part], people: People) -> None:
         """Records parts with their people."""
         if len(people.part):
@@ -48,6 +54,7 @@ class LanceStore:
             columns = {field.name: [getattr(part, field.name) for part in parts] for field in _FIELDS}
             self._parts[_name(PARTS, self._writer)].add(_arrow().Table.from_pydict(columns, _parts_schema()))
 
+    @explained
     def delete(self, parts: Collection[int]) -> None:
         """Forgets parts and their people."""
         for column, tables in (("id", self._parts), ("part", self._people)):
@@ -55,11 +62,13 @@ class LanceStore:
                 for table in tables.values():
                     table.delete(condition)
 
+    @explained
     def parts(self) -> list[Part]:
         """Everything that is recorded."""
         rows = (row for table in self._parts.values() for row in table.to_arrow().to_pylist())
         return [Part(**row) for row in rows]
 
+    @explained
     def scan(self, parts: Collection[int] | None = None) -> Iterator[People]:
         """All people, or those of some parts."""
         for table in self._people.values():
@@ -70,17 +79,22 @@ class LanceStore:
                 for batch in query.to_batches():
                     yield self._people_of(batch)
 
+    @explained
     def search(
-        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction
+        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction, exact: bool
     ) -> list[Hits]:
-        """The most similar people of each query, by the index where there is one."""
-        return [self._search_one(vector, count, restriction) for vector in vectors]
+        """The most similar people of each query, unless `exact` by the index where there is one."""
+        return [self._search_one(vector, count, restriction, exact) for vector in vectors]
 
-    def _search_one(self, vector: Float[np.ndarray, " width"], count: int, restriction: Restriction) -> Hits:
+    def _search_one(
+        self, vector: Float[np.ndarray, " width"], count: int, restriction: Restriction, exact: bool
+    ) -> Hits:
         hits = [Hits(np.zeros(0, np.float32), nobody(0))]
         for table in self._people.values():
             query = table.search(vector.astype(np.float32), vector_column_name="feature")
             query = query.distance_type("dot").nprobes(PROBES).refine_factor(REFINE).limit(count)
+            if exact:
+                query = query.bypass_vector_index()
             condition = _restricting(restriction)
             if condition:
                 query = query.where(condition)
@@ -89,18 +103,21 @@ class LanceStore:
             hits.append(Hits(1.0 - found["_distance"].to_numpy().astype(np.float32), people))
         return best_hits(hits, count)
 
+    @explained
     def count(self) -> int:
         """Stored rows of people."""
         return sum(table.count_rows() for table in self._people.values())
 
+    @explained
     def mend(self) -> None:
-        """Removes people whose part is not recorded."""
-        recorded = {part.id for part in self.parts()}
+        """Removes people without a record, and files in disorder."""
+        parts, rows = self.parts(), Counter[int]()
         for table in self._people.values():
-            stored = table.search().select(["part"]).to_arrow()["part"].unique().to_pylist()
-            for condition in _conditions("part", set(stored) - recorded):
-                table.delete(condition)
+            counts = table.search().select(["part"]).to_arrow()["part"].value_counts().to_pylist()
+            rows.update({entry["values"]: entry["counts"] for entry in counts})
+        self.delete((rows.keys() - {part.id for part in parts}) | in_disorder(parts, rows))
 
+    @explained
     def optimize(self, index: bool) -> None:
         """Merges this writer's small files; with `index` makes an inverted file of scalar-quantised features."""
         from lancedb.index import IvfSq

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,9 +14,12 @@ from jaxtyping import Float
 
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction, nobody
+from ps_jax.search.stores import explained, in_disorder
 
 DEFAULT_PORT, DEFAULT_NAME = 6333, "gallery"
 ROWS_A_CALL = 1000
+BYTES_A_CALL = 8 << 20  # of features; the server takes 32 MiB unless told otherwise
+DIGITS = 22  # bytes of a number in JSON, at most
 EF = 256  # candidates that the server's graph search keeps
 
 
@@ -30,10 +34,18 @@ class QdrantStore:
       about: what the gallery was made by.
     """
 
-    def __init__(self, client: Any, name: str, about: Mapping[str, Any]):
-        self.about = about
-        self._client, self._name, self._width = client, name, int(about["width"])
+    remote = True
 
+    def __init__(self, client: Any, name: str, about: Mapping[str, Any]):
+        from qdrant_client.common.client_exceptions import QdrantException
+        from qdrant_client.http.exceptions import ApiException
+
+        self.about, self.address = about, name
+        self.faults = (OSError, ApiException, QdrantException)
+        self._client, self._name = client, name
+        self._rows = max(1, min(ROWS_A_CALL, BYTES_A_CALL // (DIGITS * int(about["width"]))))
+
+    @explained
     def add(self, parts: Sequence[Part], people: People) -> None:
         """Records parts with their people; returns when the server has both."""
         models = _models()
@@ -45,14 +57,15 @@ class QdrantStore:
             payload |= {"box": box.tolist(), "score": float(score)}
             name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{part}/{number}"))
             points.append(models.PointStruct(id=name, vector=feature.tolist(), payload=payload))
-        for start in range(0, len(points), ROWS_A_CALL):
-            self._client.upsert(self._name, points[start : start + ROWS_A_CALL], wait=True)
+        for start in range(0, len(points), self._rows):
+            self._client.upsert(self._name, points[start : start + self._rows], wait=True)
         records = [
             models.PointStruct(id=part.id, vector={}, payload=dataclasses.asdict(part)) for part in parts
         ]
         for start in range(0, len(records), ROWS_A_CALL):
             self._client.upsert(_parts(self._name), records[start : start + ROWS_A_CALL], wait=True)
 
+    @explained
     def delete(self, parts: Collection[int]) -> None:
         """Forgets parts and their people."""
         models, numbers = _models(), sorted(map(int, parts))
@@ -61,10 +74,12 @@ class QdrantStore:
             self._client.delete(_parts(self._name), models.PointIdsList(points=some), wait=True)
             self._client.delete(self._name, models.FilterSelector(filter=_of_parts(some)), wait=True)
 
+    @explained
     def parts(self) -> list[Part]:
         """Everything that is recorded."""
         return [Part(**point.payload) for point in self._scroll(_parts(self._name))]
 
+    @explained
     def scan(self, parts: Collection[int] | None = None) -> Iterator[People]:
         """All people, or those of some parts."""
         numbers = None if parts is None else sorted(map(int, parts))
@@ -74,17 +89,18 @@ class QdrantStore:
             while rows := [point for point, _ in zip(points, range(ROWS_A_CALL), strict=False)]:
                 yield self._people_of(rows)
 
+    @explained
     def search(
-        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction
+        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction, exact: bool
     ) -> list[Hits]:
-        """The most similar people of each query, by the server's graph index."""
+        """The most similar people of each query, unless `exact` by the server's graph index."""
         models = _models()
         requests = [
             models.QueryRequest(
                 query=vector.tolist(),
                 limit=count,
                 filter=_restricting(restriction),
-                params=models.SearchParams(hnsw_ef=max(EF, count)),
+                params=models.SearchParams(hnsw_ef=max(EF, count), exact=exact),
                 with_payload=True,
             )
             for vector in vectors
@@ -96,15 +112,17 @@ class QdrantStore:
             for one in found
         ]
 
+    @explained
     def count(self) -> int:
         """Stored rows of people."""
         return self._client.count(self._name, exact=True).count
 
+    @explained
     def mend(self) -> None:
-        """Removes people whose part is not recorded."""
-        recorded = {part.id for part in self.parts()}
-        stored = {point.payload["part"] for point in self._scroll(self._name, with_payload=["part"])}
-        self.delete(stored - recorded)
+        """Removes people without a record, and files in disorder."""
+        parts = self.parts()
+        rows = Counter(point.payload["part"] for point in self._scroll(self._name, with_payload=["part"]))
+        self.delete((rows.keys() - {part.id for part in parts}) | in_disorder(parts, rows))
 
     def optimize(self, index: bool) -> None:
         """The server merges and indexes by itself."""

@@ -20,9 +20,9 @@ class Part:
       first, frames: number of the first frame looked at, and how many were; 0 and 1 for a picture.
       finished: whether nothing of the file is left behind this part.
       taken: seconds since 1970 at which the picture was taken, or the video began.
-      height, width: in pixels as shown; 0 for a damaged file.
+      height, width: in pixels as shown; 0 where nothing can be read.
       people: how many rows of `People` belong to the part.
-      damage: why the file cannot be read, "" where it can.
+      damage: why the file cannot be read, or a video not to its end; "" where it can.
     """
 
     id: int

@@ -5,13 +5,12 @@ named by numbers that the gallery knows, and everything that comes from files is
 shown, drawn anew as JPEG.
 """
 
-import asyncio
 import functools
 import hashlib
 import json
 import math
+import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ps_jax.errors import DataError, GalleryError, PersonSearchError
 from ps_jax.evaluation.cbgm import ContextMatching
@@ -35,33 +32,22 @@ from ps_jax.search.detector import Detector, Found
 from ps_jax.search.drawing import data_uri, scene, tile
 from ps_jax.search.finding import Answer, Query, find, make_query
 from ps_jax.search.gallery import Gallery
+from ps_jax.search.guards import Bodies, KnownHosts, WithHeaders
 from ps_jax.search.media import decode, scene_image
+from ps_jax.search.recent import Recent
 from ps_jax.search.records import Part, Restriction
 
-LOCAL = ("127.0.0.1", "localhost")
 MOST_UPLOAD = 32 << 20  # bytes of a picture
-MOST_JSON = 4 << 20
-MOST_HELD = 1 << 30  # bytes of all bodies that are in memory at a time
-BODY_SECONDS = 30.0  # that a body may take to arrive
+MOST_JSON = 64 << 10
 COUNT = 30  # answers
 MOST_QUERIES, MOST_AROUND = 16, 64
 CONTEXT = ContextMatching(10, 3)
 KEPT = 256 << 20  # bytes of uploaded pictures that are remembered with their detections
+KEPT_QUERIES = 128 << 20  # bytes of features of queries that can be searched with: some hundreds at least
 DECODERS = 2  # scenes of the gallery that are in memory at a time
 KEPT_TILES = 2000  # of answers, about 5 KB each
 
 _WEB = Path(__file__).parent / "web"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
-
-_CLOSE = {"Connection": "close"}  # what is left of a refused body is not read
 
 
 class SearchService:
@@ -76,7 +62,8 @@ class SearchService:
         self._gallery, self._detector = gallery, detector
         self._lock, self._decoders = threading.Lock(), threading.BoundedSemaphore(DECODERS)
         self._tile = functools.lru_cache(KEPT_TILES)(self._draw_tile)
-        self._seen: OrderedDict[bytes, tuple[np.ndarray, Found]] = OrderedDict()
+        self._seen = Recent[tuple[np.ndarray, Found]](KEPT)
+        self._queries = Recent[Query](KEPT_QUERIES)
 
     def about(self) -> dict[str, Any]:
         """What is searched, in words."""
@@ -98,20 +85,25 @@ class SearchService:
         return {"width": width, "height": height, "people": people, "image": data_uri(drawn)}
 
     def query(self, data: bytes, box: Sequence[float]) -> dict[str, Any]:
-        """The query of a box in an uploaded picture."""
+        """The query of a box in an uploaded picture: a name for `search`, since features stay here, and its person."""
         with self._lock:
             image, found = self._look(data)
             query = make_query(self._detector, image, found, box)
             drawn = tile(image, box, QUERY)
-        around = query.around[:MOST_AROUND]
-        return {"feature": query.feature.tolist(), "around": around.tolist(), "tile": data_uri(drawn)}
+        query = query._replace(around=query.around[:MOST_AROUND].copy())
+        name = secrets.token_urlsafe(16)
+        self._queries.keep(name, query, query.feature.nbytes + query.around.nbytes)
+        return {"query": name, "tile": data_uri(drawn)}
 
     def search(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Answers to queries; raises DataError for what is none."""
         try:
-            queries = [self._query(record) for record in asked["queries"]]
+            queries = [self._queries.get(name) for name in asked["queries"]]
             if not 1 <= len(queries) <= MOST_QUERIES:
                 raise ValueError(f"{len(queries)} queries; wanted are 1 to {MOST_QUERIES}")
+            known = [query for query in queries if query is not None]
+            if len(known) < len(queries):
+                raise ValueError("a query is not held here any more; pick its person again")
             least = _number(asked.get("least_score", 0))
             bounds = [
                 None if asked.get(name) is None else _number(asked[name]) for name in ("after", "before")
@@ -119,74 +111,64 @@ class SearchService:
             context = CONTEXT if asked.get("context") else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"this is no search: {error}") from error
-        answers = find(self._gallery, queries, COUNT, Restriction(least, *bounds), context)
+        answers = find(self._gallery, known, COUNT, Restriction(least, *bounds), context)
         return {"answers": [self._answer(answer) for answer in answers]}
 
-    def scene(self, part: int, moment: float, box: Sequence[float]) -> bytes:
-        """A scene of the gallery as JPEG, a box drawn; raises GalleryError where it is gone."""
+    def scene(self, part: int, moment: float, box: Sequence[float]) -> bytes | None:
+        """A scene of the gallery as JPEG, its person's box drawn; raises GalleryError where the file is gone.
+
+        None where the gallery has nobody there: what the client makes up is neither decoded nor drawn.
+        """
+        if part not in self._gallery.parts:
+            return None
+        people = self._gallery.scenes([part])
+        if not np.any((people.moment == moment) & (people.box == np.array(box, np.float32)).all(1)):
+            return None
         with self._decoders:
             return scene(scene_image(self._gallery.parts[part], moment), [box])
-
-    def knows(self, part: int) -> bool:
-        """Whether the gallery has a part of this number with something to see."""
-        return part in self._gallery.parts and not self._gallery.parts[part].damage
 
     def _look(self, data: bytes) -> tuple[np.ndarray, Found]:
         """A picture and who is in it; with the lock held, so that one picture is in work at a time."""
         key = hashlib.sha256(data).digest()
-        if key in self._seen:
-            self._seen.move_to_end(key)
-            return self._seen[key]
-        image, _ = decode(data, "the picture")
-        found = self._detector.detect([image])[0]
-        self._seen[key] = image, found
-        while len(self._seen) > 1 and sum(kept.nbytes for kept, _ in self._seen.values()) > KEPT:
-            self._seen.popitem(last=False)
-        return image, found
-
-    def _query(self, record: Mapping[str, Any]) -> Query:
-        width = self._gallery.width
-        feature = np.array(record["feature"], np.float32)
-        around = np.array(record["around"], np.float32).reshape(-1, width)
-        if feature.shape != (width,) or len(around) > MOST_AROUND:
-            raise ValueError(f"features have {width} numbers, and at most {MOST_AROUND} are around")
-        if not (np.isfinite(feature).all() and np.isfinite(around).all()):
-            raise ValueError("features are finite numbers")
-        return Query(feature, around)
+        seen = self._seen.get(key)
+        if seen is None:
+            image, _ = decode(data, "the picture")
+            seen = image, self._detector.detect([image])[0]
+            self._seen.keep(key, seen, image.nbytes)
+        return seen
 
     def _answer(self, answer: Answer) -> dict[str, Any]:
         place = place_words(answer)
+        try:
+            drawn = self._tile(answer.part, answer.moment, answer.box)
+        except GalleryError:  # not remembered: a drive that is gone comes back
+            drawn = None
         record = {
             "name": Path(answer.part.path).name + place.removeprefix(answer.part.path),
             "place": place,
-            "tile": self._tile(answer.part, answer.moment, answer.box),
+            "tile": drawn,
             "scene": None,
         }
-        if record["tile"]:
-            box = ",".join(f"{value:.1f}" for value in answer.box)
+        if drawn:
+            box = ",".join(map(repr, answer.box))  # to the last digit, for `scene` to know it again
             record["scene"] = f"scene?part={answer.part.id}&moment={answer.moment!r}&box={box}"
         return record | answer_record(answer)
 
-    def _draw_tile(self, part: Part, moment: float, box: tuple[float, ...]) -> str | None:
-        """A person of the gallery as a data URI; None where the file is gone."""
-        try:
-            with self._decoders:
-                return data_uri(tile(scene_image(part, moment), box))
-        except GalleryError:
-            return None
+    def _draw_tile(self, part: Part, moment: float, box: tuple[float, ...]) -> str:
+        """A person of the gallery as a data URI; raises GalleryError where the file is gone."""
+        with self._decoders:
+            return data_uri(tile(scene_image(part, moment), box))
 
 
-def make_app(
-    service: SearchService, hosts: Sequence[str] = LOCAL, most_upload: int = MOST_UPLOAD
-) -> Starlette:
+def make_app(service: SearchService, hosts: Sequence[str] = (), most_upload: int = MOST_UPLOAD) -> Starlette:
     """The page and what it asks for, as an ASGI application.
 
     Args:
       service: what answers.
-      hosts: names under which it may be asked for: a page elsewhere that has its own name lead here is refused.
+      hosts: names under which it may be asked for beside addresses and "localhost", see `KnownHosts`.
       most_upload: bytes of a picture.
     """
-    bodies = _Bodies()
+    bodies = Bodies()
     files = {
         "/": ("text/html", (_WEB / "index.html").read_bytes()),
         "/page.js": ("text/javascript", (_WEB / "page.js").read_bytes()),
@@ -220,9 +202,10 @@ def make_app(
             box = _box(request.query_params["box"])
         except (KeyError, ValueError):
             raise HTTPException(400, "wanted are part, moment and box") from None
-        if not service.knows(part):
-            raise HTTPException(404, "the gallery has no such scene")
-        return Response(await run_in_threadpool(service.scene, part, moment, box), media_type="image/jpeg")
+        jpeg = await run_in_threadpool(service.scene, part, moment, box)
+        if jpeg is None:
+            raise HTTPException(404, "the gallery has nobody there")
+        return Response(jpeg, media_type="image/jpeg")
 
     def people(request: Request, body: bytes) -> dict[str, Any]:
         return service.people(body)
@@ -252,68 +235,9 @@ def make_app(
             Route("/query", posting(picture, most_upload, query), methods=["POST"]),
             Route("/search", posting("application/json", MOST_JSON, search), methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_WithHeaders)],
+        middleware=[Middleware(KnownHosts, hosts=hosts), Middleware(WithHeaders)],
         exception_handlers={HTTPException: refused, PersonSearchError: refused},
     )
-
-
-class _WithHeaders:
-    """Adds the headers that keep a browser from doing anything else with what it gets."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.lower().encode(), value.encode()) for name, value in _HEADERS.items()),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
-
-
-class _Bodies:
-    """Reads bodies, none larger or slower than allowed, and not more than `MOST_HELD` bytes of them together.
-
-    Attributes:
-      held: bytes in memory; who is done with a body takes its length off.
-    """
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    async def read(self, request: Request, most: int) -> bytes:
-        """The body of a request; raises HTTPException where it is refused."""
-        too_large = HTTPException(413, f"at most {most / 2**20:g} MiB are taken", _CLOSE)
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdigit() or len(declared) > 15 or int(declared) > 2 * most:
-            raise too_large
-        parts: list[bytes] = []
-        size = 0
-        whole = False
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():
-                    size, self.held = size + len(part), self.held + len(part)
-                    if size > 2 * most:
-                        raise too_large
-                    if self.held > MOST_HELD:
-                        raise HTTPException(503, "too many uploads at a time; try again in a moment", _CLOSE)
-                    parts.append(part)
-            if size > most:  # read to its end, so that the client reads the answer
-                raise too_large
-            whole = True
-        except TimeoutError:
-            raise HTTPException(408, "the upload took too long", _CLOSE) from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the upload was broken off") from None
-        finally:
-            if not whole:
-                self.held -= size
-        return b"".join(parts)
 
 
 def _json(body: bytes) -> Mapping[str, Any]:
@@ -334,7 +258,10 @@ def _box(text: str) -> list[float]:
 
 
 def _number(value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        number = math.inf
     if not math.isfinite(number) or abs(number) > 1e12:
         raise ValueError(f"{value!r} is no number to use")
     return number

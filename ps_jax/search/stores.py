@@ -1,7 +1,13 @@
 """The interface of a gallery's storage, and the choice of one by its address."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+import fcntl
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +15,7 @@ from jaxtyping import Float
 from ps_jax.errors import GalleryError
 from ps_jax.search.records import Hits, Part, People, Restriction
 
+LOCK = ".index.lock"  # in the gallery's folder
 QDRANT = ("qdrant://", "qdrant+https://")
 
 
@@ -21,9 +28,11 @@ class Store(Protocol):
 
     Attributes:
       about: what the gallery was made by, and "width", the length of its features.
+      remote: whether a server searches where the people are, so that they are not loaded from there.
     """
 
     about: Mapping[str, Any]
+    remote: bool
 
     def add(self, parts: Sequence[Part], people: People) -> None:
         """Records parts with the people found in them: the people first, then the parts."""
@@ -38,18 +47,53 @@ class Store(Protocol):
         """All people, or those of some parts, in tables of any length."""
 
     def search(
-        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction
+        self, vectors: Float[np.ndarray, "queries width"], count: int, restriction: Restriction, exact: bool
     ) -> list[Hits]:
-        """For each query the `count` people of the largest product of features; by an index where there is one."""
+        """For each query the `count` people of the largest product of features; unless `exact`, by an index if any."""
 
     def count(self) -> int:
         """How many rows of people are stored."""
 
     def mend(self) -> None:
-        """Removes people whose part is not recorded. Only while nobody else writes."""
+        """Removes people whose part is not recorded, and what `in_disorder` names. Only while nobody else writes."""
 
     def optimize(self, index: bool) -> None:
         """Merges small files and, where asked for, makes or renews an index for approximate search."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def explained(operation: Callable[P, T]) -> Callable[P, T]:
+    """An operation of a store whose faults, such as a full disk or a server that is gone, become GalleryErrors.
+
+    Args:
+      operation: method of a store that has an `address`, and in `faults` the exceptions of what it is made of.
+    """
+
+    @contextmanager
+    def told(store: Any) -> Iterator[None]:
+        try:
+            yield
+        except store.faults as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GalleryError(
+                f"{store.address}: the gallery cannot be read or written ({reason}); what was added is kept: see "
+                "to the cause (room on the disk, the server) and run the same again"
+            ) from error
+
+    def in_steps(store: Any, result: Any) -> Iterator[Any]:
+        with told(store):
+            yield from result
+
+    @functools.wraps(operation)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with told(args[0]):
+            result = operation(*args, **kwargs)
+        return in_steps(args[0], result) if inspect.isgenerator(result) else result
+
+    return wrapped
 
 
 def open_store(address: str) -> Store:
@@ -89,6 +133,46 @@ def make_store(address: str, about: Mapping[str, Any], writer: int = 0) -> Store
             "--gallery"
         )
     return store
+
+
+@contextmanager
+def locked(address: str) -> Iterator[None]:
+    """Keeps a gallery in a folder to one `index` at a time; the system lets go when the process ends, however it ends.
+
+    On object storage and servers there is nothing to lock.
+
+    Raises:
+      GalleryError: another one is at work there, or the folder cannot be made or locked.
+    """
+    if "://" in address:
+        yield
+        return
+    try:
+        Path(address).mkdir(parents=True, exist_ok=True)
+        with open(Path(address) / LOCK, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise GalleryError(
+            f"{address}: another index is at work on this gallery; wait for it, or use --num_processes to index in "
+            "several"
+        ) from None
+    except OSError as error:
+        raise GalleryError(f"{address}: a gallery cannot be made here ({error.strerror})") from error
+
+
+def in_disorder(parts: Sequence[Part], rows: Mapping[int, int]) -> set[int]:
+    """Ids of parts that are recorded twice or with another number of people, and of all parts of their files.
+
+    Two writers that did not know of each other leave such. Of a video all parts go, since one goes on after the last.
+
+    Args:
+      parts: everything that is recorded.
+      rows: part -> stored people.
+    """
+    times = Counter(part.id for part in parts)
+    files = {part.path for part in parts if times[part.id] > 1 or rows.get(part.id, 0) != part.people}
+    return {part.id for part in parts if part.path in files}
 
 
 FREE = ("model",)  # entries of `about` that may differ: where the model lies

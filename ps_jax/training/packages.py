@@ -25,7 +25,7 @@ from ps_jax.errors import CheckpointError, ConfigError
 from ps_jax.training._leaves import SEPARATOR, unflatten_variables
 
 FORMAT = 1
-WEIGHTS, RECORD, SUMS = "model.safetensors", "package.json", "SHA256SUMS"
+WEIGHTS, RECORD, CONFIG, SUMS = "model.safetensors", "package.json", "config.json", "SHA256SUMS"
 
 
 def is_package(directory: str | os.PathLike) -> bool:
@@ -74,7 +74,7 @@ def write_package(
             shutil.rmtree(folder, ignore_errors=True)
         unfinished.mkdir(parents=True)
         (unfinished / WEIGHTS).write_bytes(safetensors.save(named_leaves(variables)))
-        (unfinished / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
+        (unfinished / CONFIG).write_text(json.dumps(meta["config"], indent=2) + "\n")
         (unfinished / RECORD).write_text(
             json.dumps({"format": FORMAT, **record, "training": meta}, indent=2) + "\n"
         )
@@ -108,7 +108,7 @@ def read_package(directory: str | os.PathLike) -> tuple[dict[str, Any], dict]:
         lines = [line.split("  ", 1) for line in (directory / SUMS).read_text().splitlines()]
         sums = {name: digest for digest, name in lines}
         record = json.loads((directory / RECORD).read_text())
-        for name in (WEIGHTS, RECORD):
+        for name in (WEIGHTS, RECORD, CONFIG):  # all that is read, CONFIG by the evaluation
             if sums[name] != _sha256(directory / name):
                 raise CheckpointError(f"{damaged}: the checksum of {name} does not match; fetch it again")
         if record["format"] != FORMAT:

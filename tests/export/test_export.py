@@ -57,6 +57,17 @@ def test_a_package_reads_as_its_work_directory(workdir, tmp_path, capsys):
     assert (again / "SHA256SUMS").read_text() == (package / "SHA256SUMS").read_text()
 
 
+def test_a_package_without_a_licence_says_so(workdir, capsys):
+    main([str(workdir)])
+    said = capsys.readouterr()
+    assert "name their licence with --licence" in said.err and said.out.endswith(
+        "no licence was stated; ask whoever trained this model\n"
+    )
+    record = json.loads((workdir / "package" / "package.json").read_text())
+    assert record["licence"] == (workdir / "package" / "LICENSE").read_text().strip()
+    assert record["licence"].startswith("no licence was stated")
+
+
 def test_damaged_packages_are_refused(workdir, tmp_path):
     package = tmp_path / "package"
     export_package(workdir, package, "CC0-1.0")
@@ -67,6 +78,14 @@ def test_damaged_packages_are_refused(workdir, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"checksum of model.safetensors does not match; fetch it again"
     ):
+        read_package(package)
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    read_package(package)
+    config = json.loads((package / "config.json").read_text())
+    config["eval"]["score_threshold"] = 0.5
+    (package / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with pytest.raises(CheckpointError, match=r"checksum of config.json does not match; fetch it again"):
         read_package(package)
     weights.unlink()
     with pytest.raises(CheckpointError, match="this model package is damaged"):

@@ -42,13 +42,13 @@ def make_folder(folder: Path, count: int = 12) -> dict[str, dict[int, float]]:
     return shown
 
 
-def make_video(path: Path, frames: int = 50, rate: float = 10.0) -> Path:
+def make_video(path: Path, frames: int = 50, rate: float = 10.0, kind: str = "mp4v") -> Path:
     """A walk: person 0 goes right, person 2 stands."""
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)
     size = (SIZE[1], SIZE[0])
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*kind), rate, size)
     assert writer.isOpened()
     for number in range(frames):
         image = draw_scene({0: 5.0 + number, 2: 160.0})

@@ -8,12 +8,15 @@ import uvicorn
 from search_fakes import ColourDetector, make_folder, make_video
 from test_indexing import index
 
+from ps_jax.search import guards
 from ps_jax.search.gallery import Gallery
+from ps_jax.search.guards import CONNECTIONS, Prompt
 from ps_jax.search.server import SearchService, make_app
 from ps_jax.search.stores import open_store
 
 
 def main(folder: Path, port_file: Path) -> None:
+    guards.HEAD_SECONDS = 5.0  # for a test that waits for it
     make_folder(folder / "pictures")
     make_video(folder / "pictures" / "walk.mp4", frames=20)
     index(folder / "g", folder / "pictures")
@@ -23,7 +26,11 @@ def main(folder: Path, port_file: Path) -> None:
         listener.listen(200)
         port_file.write_text(str(listener.getsockname()[1]))
         config = uvicorn.Config(
-            make_app(service, most_upload=1 << 20), log_level="warning", server_header=False
+            make_app(service, ["Search.example"], most_upload=1 << 20),
+            http=Prompt,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
         )
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -11,7 +11,14 @@ from test_indexing import index
 
 from ps_jax.errors import DataError, GalleryError
 from ps_jax.evaluation.cbgm import ContextMatching
-from ps_jax.search.answers import answer_record, answers_page, answers_table, place_words, write_answers
+from ps_jax.search.answers import (
+    answer_record,
+    answers_page,
+    answers_table,
+    place_words,
+    time_words,
+    write_answers,
+)
 from ps_jax.search.finding import Query, check_model, find, make_query
 from ps_jax.search.gallery import Gallery
 from ps_jax.search.records import Restriction
@@ -156,6 +163,15 @@ def test_table_json_and_page(gallery, shown, tmp_path):
     assert page.count('class="answer"') == 5 and page.count('class="scene"') == 5
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
     assert answers_table([]).count("\n") == 0 and "Nobody was found" in answers_page([], [], {})
+
+
+def test_times_that_no_calendar_has_are_numbers(tmp_path):
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", time_words(1.5e9))
+    assert [time_words(seconds) for seconds in (-62135650800.0, 9e11, 1e18)] == [
+        "-62135650800 s",
+        "900000000000 s",
+        "1000000000000000000 s",
+    ]
 
 
 def test_file_names_are_text(tmp_path):

@@ -1,10 +1,13 @@
 """Files are found, read upright and dated; what is broken, hostile or too large is said to be so."""
 
+import errno
 import io
 import os
+import re
 import struct
 import zlib
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +17,9 @@ from search_fakes import draw_scene, make_video, save
 
 from ps_jax.errors import DataError, GalleryError
 from ps_jax.search import media
-from ps_jax.search.media import (
-    MediaFile,
-    decode,
-    find_files,
-    frames_expected,
-    look_at_picture,
-    look_at_video,
-    scene_image,
-)
+from ps_jax.search.files import MediaFile, find_files
+from ps_jax.search.media import decode, look_at_picture, scene_image
+from ps_jax.search.video import frames_expected, look_at_video
 
 
 def media_file(path):
@@ -41,7 +38,9 @@ def test_folders_are_searched_to_the_bottom(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    found = find_files([tmp_path, tmp_path / "b.PNG"])
+    os.symlink("nothing", tmp_path / "link.png")
+    found, unread = find_files([tmp_path, tmp_path / "b.PNG"])
+    assert unread == {}
     names = [os.path.relpath(file.path, tmp_path) for file in found]
     assert names == ["a/deep/c.jpeg", "a/film.MP4", "b.PNG"]
     assert [file.is_video for file in found] == [False, True, False]
@@ -69,6 +68,85 @@ def test_pictures_are_turned_upright_and_dated(tmp_path):
     plain = save(image, tmp_path / "plain.png")
     os.utime(plain, ns=(0, 1_500_000_000_250_000_000))
     assert look_at_picture(media_file(plain)).taken == pytest.approx(1_500_000_000.25, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("date", "offset"), [("0001:01:01 00:00:00", "+14:00"), ("9999:12:31 23:59:59", "-14:00")]
+)
+def test_dates_that_no_calendar_has_are_not_taken(date, offset):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[36867] = date
+    exif.get_ifd(0x8769)[36881] = offset
+    buffer = io.BytesIO()
+    Image.fromarray(draw_scene({0: 10})).save(buffer, "PNG", exif=exif)
+    assert decode(buffer.getvalue(), "x")[1] is None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_pictures_of_sixteen_bits_keep_their_greys(kind):
+    grey = draw_scene({1: 10})[:, :, 0]
+    buffer = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(buffer, kind)
+    image, _ = decode(buffer.getvalue(), "x")
+    np.testing.assert_array_equal(image, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pictures_that_do_not_say_what_is_white_are_refused(dtype):
+    buffer = io.BytesIO()
+    Image.fromarray(draw_scene({1: 10})[:, :, 0].astype(dtype)).save(buffer, "TIFF")
+    with pytest.raises(DataError, match=r"x: .* which number is white; save it with 8 or 16 bits"):
+        decode(buffer.getvalue(), "x")
+
+
+def test_files_larger_than_any_picture_are_not_read(tmp_path, monkeypatch):
+    path = save(draw_scene({0: 1}), tmp_path / "a.png")
+    with path.open("r+b") as file:
+        file.truncate((3 << 30) + 1)  # takes no room on the disk
+    monkeypatch.setattr(Path, "read_bytes", None)
+    look = look_at_picture(media_file(path))
+    assert look.damage.startswith("3072 MiB are too many") and not look.passing
+
+
+def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch):
+    picture, film = save(draw_scene({0: 1}), tmp_path / "a.png"), make_video(tmp_path / "a.mp4", frames=3)
+    parts = [part_of(picture), part_of(film)]
+
+    def faulty(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", faulty)
+        looks = [look_at_picture(media_file(picture)), *look_at_video(media_file(film), 1.0)]
+        assert [(look.passing, look.image) for look in looks] == [(True, None)] * 2
+        assert {look.damage for look in looks} == {"cannot be read (Input/output error)"}
+        for part in parts:
+            with pytest.raises(GalleryError, match=r"cannot be read \(Input/output error\)"):
+                scene_image(part, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(media.Image, "open", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+        look = look_at_picture(media_file(picture))
+        assert look.passing and look.damage == "cannot be read (out of memory)"
+
+
+def test_folders_and_files_that_cannot_be_looked_at_are_listed(tmp_path, monkeypatch):
+    for name in ("a.png", "closed/b.png", "c.png"):
+        save(draw_scene({0: 1}), tmp_path / name)
+    scandir, status_of = os.scandir, os.stat
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: (denied if "closed" in str(path) else scandir)(path))
+    monkeypatch.setattr(
+        os,
+        "stat",
+        lambda path, **more: denied(path) if str(path).endswith("c.png") else status_of(path, **more),
+    )
+    found, unread = find_files([tmp_path])
+    assert [file.path for file in found] == [str(tmp_path / "a.png")]
+    reason = "cannot be read (Permission denied)"
+    assert unread == {str(tmp_path / "c.png"): reason, str(tmp_path / "closed"): reason}
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -143,6 +221,17 @@ def test_frames_of_a_video_come_at_the_asked_rate(tmp_path):
     assert len(list(look_at_video(file, fps=100))) == 50  # not more than there are
     again = scene_image(part_of(file.path), looks[7].moment)
     np.testing.assert_array_equal(again, looks[7].image)
+
+
+def test_a_video_that_breaks_off_says_so(tmp_path):
+    whole = make_video(tmp_path / "walk.avi", frames=20, kind="MJPG")
+    assert [look.damage for look in look_at_video(media_file(whole), 10.0)] == [""] * 20
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) * 3 // 10])
+    looks = list(look_at_video(media_file(whole), 10.0))
+    assert 1 < len(looks) < 10 and looks[-1].last and looks[-1].image is not None
+    assert re.fullmatch(r"the video breaks off after 0\.\d of 2\.0 seconds", looks[-1].damage)
+    assert {look.damage for look in looks[:-1]} == {""}
 
 
 @pytest.mark.parametrize(

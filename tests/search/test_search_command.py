@@ -1,6 +1,7 @@
 """The command line of the search, with the model replaced by one that knows colours."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from search_fakes import ColourDetector, draw_scene, make_folder, save
 
 from ps_jax.errors import ConfigError, DataError, GalleryError
 from ps_jax.search import commands
+from ps_jax.search.stores import locked
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,11 +47,19 @@ def test_index_says_what_it_did(run, tmp_path, capsys):
         "g: 12 scenes of 13 files looked at, 28 people found; 0 files unchanged, 0 gone, 1 damaged in all; 28 people "
         "in the gallery"
     )
-    assert "damaged, passed over: " in capsys.readouterr().err
+    listed = f"damaged: {tmp_path}/pictures/broken.jpg: this is no picture"
+    assert listed in capsys.readouterr().err
     again = run("index", "pictures", "--model", "model", "--gallery", "g")
     assert again.startswith(
         "g: 0 scenes of 0 files looked at, 0 people found; 13 files unchanged, 0 gone, 1 damaged"
     )
+    assert listed in capsys.readouterr().err  # whenever its folder is indexed
+
+
+def test_one_index_at_a_time(run, indexed):
+    with locked("g"), pytest.raises(GalleryError, match="g: another index is at work on this gallery"):
+        run("index", "pictures", "--model", "model", "--gallery", "g")
+    assert "28 people in the gallery" in run("index", "pictures", "--model", "model", "--gallery", "g")
 
 
 def test_without_a_box_the_detections_are_numbered(run, indexed, tmp_path):
@@ -109,6 +119,22 @@ def test_bad_numbers_are_refused_by_the_parser(run, capsys):
         with pytest.raises(SystemExit):
             run("find", "--gallery", "g", "--query", "q.png", *arguments)
     assert "'yesterday' is no date such as 2024-05-17" in capsys.readouterr().err
+
+
+def test_what_is_printed_can_be_printed(monkeypatch, capsys):
+    class Options:
+        @staticmethod
+        def run(options):
+            return "first\nto \udcff\x1b[2J.png"
+
+    class Parser:
+        @staticmethod
+        def parse_args(arguments):
+            return Options
+
+    monkeypatch.setattr(commands, "parser", lambda description: Parser)
+    runpy.run_path(str(ROOT / "search.py"))["main"]([])
+    assert capsys.readouterr().out == "first\nto \\udcff\\x1b[2J.png\n"
 
 
 def test_the_program_has_one_message_for_what_the_user_can_mend(tmp_path):

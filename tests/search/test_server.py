@@ -1,5 +1,6 @@
 """The local page: what it answers, and what hostile clients get."""
 
+import hashlib
 import http.client
 import io
 import json
@@ -19,9 +20,11 @@ from test_indexing import index
 from test_media import png_of
 
 from ps_jax.search import server as server_module
+from ps_jax.search.drawing import scene
 from ps_jax.search.gallery import Gallery
 from ps_jax.search.media import decode
-from ps_jax.search.server import SearchService
+from ps_jax.search.recent import Recent
+from ps_jax.search.server import MOST_QUERIES, SearchService
 from ps_jax.search.stores import open_store
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -76,7 +79,7 @@ PICTURE = encoded(draw_scene({2: 50.0, 4: 120.0}))
 def search(port, **changes):
     status, query = asked(port, "/query?box=50,30,70,90", PICTURE, OCTETS)
     assert status == 200
-    content = {"queries": [{"feature": query["feature"], "around": query["around"]}], **changes}
+    content = {"queries": [query["query"]], **changes}
     return asked(port, "/search", json.dumps(content), JSON)
 
 
@@ -148,6 +151,24 @@ def test_nothing_outside_the_gallery_can_be_read(server):
         assert ask(port, f"/scene?{query}")[0] in (400, 404), query
 
 
+def test_only_people_of_the_gallery_are_shown(server):
+    port, _ = server
+    answers = search(port)[1]["answers"]
+    scene = next(answer["scene"] for answer in answers if answer["name"].startswith("walk.mp4"))
+    assert ask(port, "/" + scene)[0] == 200
+    begin, moment = scene.split("&box=")[0], scene.split("moment=")[1].split("&")[0]
+    for query in (f"{begin}&box=0,0,2e8,2e8", scene.replace(f"moment={moment}", "moment=1e9")):
+        start = time.monotonic()
+        assert asked(port, "/" + query) == (404, {"error": "the gallery has nobody there"})
+        assert time.monotonic() - start < 2
+
+
+def test_boxes_far_outside_a_picture_are_drawn_at_once():
+    start = time.monotonic()
+    assert scene(draw_scene({2: 50.0}), [(-2e8, 0, 2e8, 2e8)]).startswith(b"\xff\xd8")
+    assert time.monotonic() - start < 2
+
+
 def test_uploads_end_at_the_limit(server):
     port, _ = server
     status, content = asked(port, "/people", bytes((1 << 20) + 1), OCTETS)
@@ -168,8 +189,8 @@ def test_uploads_end_at_the_limit(server):
         except OSError:
             pass
         assert sent < 1 << 26
-    assert asked(port, "/search", b"[" * 2_000_000, JSON)[0] == 400
-    assert asked(port, "/search", bytes(5 << 20), JSON)[0] == 413
+    assert asked(port, "/search", b"[" * 60_000, JSON)[0] == 400
+    assert asked(port, "/search", bytes(100_000), JSON)[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -198,23 +219,51 @@ def test_pictures_that_are_none_are_refused(server, data):
         b"[1]",
         b"{}",
         b'{"queries": []}',
-        b'{"queries": [{"feature": [1, 2], "around": []}]}',
-        b'{"queries": [{"feature": [1, 2, 3, NaN], "around": []}]}',
-        b'{"queries": [{"feature": "<script>", "around": []}]}',
-        b'{"queries": [{"feature": [1, 2, 3, 4], "around": [[1]]}]}',
-        b'{"queries": [{"feature": [1, 2, 3, 4], "around": []}], "least_score": "high"}',
-        b'{"queries": [{"feature": [1, 2, 3, 4], "around": []}], "after": 1e400}',
+        b'{"queries": ["unheard of"]}',
+        b'{"queries": [["QUERY"]]}',
+        b'{"queries": ["QUERY"], "least_score": "high"}',
+        b'{"queries": ["QUERY"], "after": 1e400}',
+        b'{"queries": ["QUERY"], "after": 1' + 400 * b"0" + b"}",
         b'{"queries": {"feature": 1}}',
     ],
 )
 def test_searches_that_are_none_are_refused(server, content):
-    status, answer = asked(server[0], "/search", content, JSON)
+    query = asked(server[0], "/query?box=50,30,70,90", PICTURE, OCTETS)[1]["query"]
+    status, answer = asked(server[0], "/search", content.replace(b"QUERY", query.encode()), JSON)
     assert status == 400 and answer["error"]
+
+
+def test_as_many_queries_as_are_taken_fit_into_a_request(server):
+    port, _ = server
+    query = asked(port, "/query?box=50,30,70,90", PICTURE, OCTETS)[1]["query"]
+    for count, expected in ((MOST_QUERIES, 200), (MOST_QUERIES + 1, 400)):
+        content = {"queries": [query] * count, "context": True, "after": 0.0, "before": 4e9}
+        assert asked(port, "/search", json.dumps(content), JSON)[0] == expected
+
+
+def test_the_longest_unused_are_forgotten():
+    recent = Recent(10)
+    for key in "abc":
+        recent.keep(key, key.upper(), 4)
+        assert recent.get("a" if key < "c" else key)
+    assert [recent.get(key) for key in "abc"] == ["A", None, "C"]
+    recent.keep("d", "D", 100)
+    assert [recent.get(key) for key in "acd"] == [None, None, "D"]
 
 
 def test_other_sites_are_refused(server):
     port, _ = server
-    assert ask(port, "/", headers={"Host": "evil.example"})[0] == 400  # a name that was made to lead here
+    for host in ("evil.example", "localhost.evil.example:8000", "[evil.example]", ""):  # made to lead here
+        assert ask(port, "/", headers={"Host": host})[0] == 400, host
+    for host in (
+        "localhost:80",
+        "search.example",
+        "SEARCH.example:8000",
+        "127.0.0.1",
+        "[::1]:8000",
+        "192.0.2.7",
+    ):
+        assert ask(port, "/", headers={"Host": host})[0] == 200, host
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         assert (
             ask(port, "/people", PICTURE, {"Content-Type": kind})[0] == 415
@@ -252,9 +301,18 @@ def test_a_client_that_sends_nothing_holds_up_nobody(server):
             client.close()
 
 
+def test_connections_that_ask_for_nothing_are_dropped(server):
+    port, _ = server  # within 5 seconds, see served.py
+    for sent in (b"", b"GET / HTTP/1.1\r\nHost: localh"):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(sent)
+            assert client.recv(4) == b""
+
+
 def test_large_pictures_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
     make_folder(tmp_path / "pictures", 2)
     index(tmp_path / "g", tmp_path / "pictures")
+    monkeypatch.setattr(server_module, "KEPT", 2 * 120 * 200 * 3)
     service = SearchService(Gallery(open_store(str(tmp_path / "g"))), ColourDetector())
     at_work, most = [], []
 
@@ -266,23 +324,22 @@ def test_large_pictures_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
         return decode(data, name)
 
     monkeypatch.setattr(server_module, "decode", slow_decode)
-    monkeypatch.setattr(server_module, "KEPT", 2 * 120 * 200 * 3)
     pictures = [encoded(draw_scene({2: 50.0 + number})) for number in range(12)]
     with ThreadPoolExecutor(12) as pool:
         assert len(list(pool.map(service.people, pictures))) == 12
     assert max(most) == 1 and len(most) == 12
-    kept = [picture for picture, _ in service._seen.values()]
-    assert len(kept) == 2
-    service.people(encoded(draw_scene({2: 50.0}, size=(900, 900))))  # larger than all that may be kept
-    assert [picture.shape for picture, _ in service._seen.values()] == [(900, 900, 3)]
+    held = [service._seen.get(hashlib.sha256(picture).digest()) for picture in pictures]
+    assert sum(seen is not None for seen in held) == 2
 
 
 def test_vanished_files_are_answers_without_pictures(tmp_path):
     make_folder(tmp_path / "pictures")
     index(tmp_path / "g", tmp_path / "pictures")
     service = SearchService(Gallery(open_store(str(tmp_path / "g"))), ColourDetector())
-    (tmp_path / "pictures" / "01.png").unlink()
-    query = service.query(PICTURE, [50.0, 30.0, 70.0, 90.0])
+    (tmp_path / "pictures" / "01.png").rename(tmp_path / "elsewhere.png")
+    query = service.query(PICTURE, [50.0, 30.0, 70.0, 90.0])["query"]
     answers = service.search({"queries": [query]})["answers"]
     assert {answer["name"] for answer in answers if answer["tile"] is None} == {"01.png"}
     assert [answer["scene"] is None for answer in answers] == [answer["tile"] is None for answer in answers]
+    (tmp_path / "elsewhere.png").rename(tmp_path / "pictures" / "01.png")  # as a drive that is mounted again
+    assert all(answer["tile"] for answer in service.search({"queries": [query]})["answers"])

@@ -1,5 +1,6 @@
 """Both stores keep what they acknowledge, forget what they are told to, and find the nearest."""
 
+import errno
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from gallery_cases import ABOUT, WIDTH, make_part, make_people
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException
 
 from ps_jax.errors import GalleryError
 from ps_jax.search.gallery import Gallery
@@ -68,7 +70,7 @@ def test_what_is_deleted_is_gone(store):
 def test_search_finds_the_largest_products(store):
     _, people = filled(store)
     vectors = people.feature[[4, 31]]
-    for hits, vector in zip(store.search(vectors, 6, EVERYBODY), vectors, strict=True):
+    for hits, vector in zip(store.search(vectors, 6, EVERYBODY, exact=True), vectors, strict=True):
         product = people.feature @ vector
         best = np.argsort(-product)[:6]
         np.testing.assert_allclose(hits.similarity, product[best], atol=2e-6)
@@ -80,7 +82,7 @@ def test_search_finds_the_largest_products(store):
 def test_search_is_restricted_by_score_and_time(store):
     _, people = filled(store)
     restriction = Restriction(0.7, after=1002.0, before=1009.0)
-    hits = store.search(people.feature[:1], 100, restriction)[0]
+    hits = store.search(people.feature[:1], 100, restriction, exact=True)[0]
     allowed = (people.score >= np.float32(0.7)) & (people.time >= 1002) & (people.time < 1009)
     assert 5 < allowed.sum() < 30
     assert len(hits.similarity) == allowed.sum()
@@ -92,7 +94,7 @@ def test_parts_without_people_and_damaged_ones_are_kept(store):
     part = make_part(3, 0, damage="this picture is broken", height=0, width=0)
     store.add([part], joined_people([], WIDTH))
     assert store.parts() == [part] and store.count() == 0
-    assert store.search(np.ones((1, WIDTH), np.float32), 3, EVERYBODY)[0].similarity.shape == (0,)
+    assert store.search(np.ones((1, WIDTH), np.float32), 3, EVERYBODY, exact=True)[0].similarity.shape == (0,)
 
 
 def test_people_of_a_killed_addition_are_passed_over_and_removed(store):
@@ -113,6 +115,15 @@ def test_people_of_a_killed_addition_are_passed_over_and_removed(store):
     assert len(joined_people(store.scan(), WIDTH).part) == len(people.part)
 
 
+def test_files_recorded_with_other_people_than_there_are_are_removed(store):
+    parts, _ = filled(store)
+    store.add([make_part(20, 3)], make_people(make_part(20, 2)))
+    later = make_part(20, 2, id=7, first=1)  # of the same file
+    store.add([later], make_people(later))
+    store.mend()
+    assert store.count() == 60 and {part.id for part in store.parts()} == {part.id for part in parts}
+
+
 def test_a_gallery_is_the_same_in_memory_and_by_the_store(store):
     _, people = filled(store)
     exact, stored = Gallery(store), Gallery(store, exact_bytes=0)
@@ -130,6 +141,74 @@ def test_a_gallery_is_the_same_in_memory_and_by_the_store(store):
         np.testing.assert_array_equal(one, other)
 
 
+def test_people_on_a_server_are_not_loaded(monkeypatch):
+    store = open_collection(QdrantClient(":memory:"), "people", ABOUT)
+    _, people = filled(store)
+    asked = []
+    search = store.search
+    monkeypatch.setattr(store, "scan", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(store, "search", lambda *args: asked.append(args[3]) or search(*args))
+    for limit in (1 << 30, 0):
+        gallery = Gallery(store, exact_bytes=limit)
+        hits = gallery.search(people.feature[:1], 3)[0]
+        assert hits.similarity[0] == pytest.approx(1, abs=1e-5) and gallery.exact == bool(limit)
+    assert asked == [True, False]
+
+
+def test_insertions_of_wide_features_stay_below_the_server_s_limit(monkeypatch):
+    client, width = QdrantClient(":memory:"), 2048
+    store = open_collection(client, "people", {"width": width})
+    upsert, sizes = client.upsert, []
+
+    def measured(name, points, **options):
+        sizes.append(sum(len(point.model_dump_json()) for point in points))
+        return upsert(name, points, **options)
+
+    monkeypatch.setattr(client, "upsert", measured)
+    part = make_part(0, 400)
+    feature = np.random.default_rng(0).standard_normal((400, width)).astype(np.float32)
+    store.add([part], make_people(part)._replace(feature=feature))
+    assert len(sizes) == 4 and max(sizes) < 9 << 20  # of 32 MiB
+    assert store.count() == 400
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path, monkeypatch):
+    store = make_store(str(tmp_path / "g"), ABOUT)
+    filled(store)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Table:
+        def __getattr__(self, name):
+            raise full
+
+    for tables in (store._people, store._parts):
+        for name in tables:
+            monkeypatch.setitem(tables, name, Table())
+    part = make_part(30, 2)
+    for operation in (
+        lambda: store.add([part], make_people(part)),
+        lambda: store.delete([part.id]),
+        lambda: store.mend(),
+        lambda: store.optimize(index=False),
+        lambda: list(store.scan()),
+    ):
+        with pytest.raises(GalleryError, match=r"/g: the gallery cannot be .* \(.*No space left on device\)"):
+            operation()
+    assert open_store(str(tmp_path / "g")).count() == 60
+
+
+def test_a_server_that_is_gone_is_said_to_be(monkeypatch):
+    client = QdrantClient(":memory:")
+    store = open_collection(client, "people", ABOUT)
+
+    def gone(*_, **__):
+        raise ResponseHandlingException("Connection refused")
+
+    monkeypatch.setattr(client, "count", gone)
+    with pytest.raises(GalleryError, match=r"people: the gallery cannot be .* \(Connection refused\)"):
+        store.count()
+
+
 def test_several_writers_have_their_own_tables(tmp_path):
     stores = [make_store(str(tmp_path / "g"), ABOUT, writer) for writer in range(3)]
     for number, store in enumerate(stores):
@@ -138,7 +217,7 @@ def test_several_writers_have_their_own_tables(tmp_path):
     together = open_store(str(tmp_path / "g"))
     assert together.count() == 15 and len(together.parts()) == 3
     vector = make_people(make_part(2, 5)).feature[:1]
-    hits = together.search(vector, 4, EVERYBODY)[0]
+    hits = together.search(vector, 4, EVERYBODY, exact=True)[0]
     assert hits.people.part[0] == make_part(2, 5).id and hits.similarity[0] == pytest.approx(1, abs=1e-5)
     together.delete([make_part(1, 5).id])
     assert together.count() == 10

@@ -4,7 +4,7 @@ const byId = id => document.getElementById(id);
 const canvas = byId("picture"), draw = canvas.getContext("2d"), form = byId("filter");
 const BOX = "#2654a0", DRAWN = "#c82828";
 let picture = null;  // {bytes, image, width, height, people}
-let queries = [];  // {feature, around, tile}
+let queries = [];  // {query, tile}
 let drag = null, turn = 0;
 
 function say(text, wrong = false) {
@@ -123,7 +123,7 @@ async function search() {
   const when = name => form.elements[name].value ? Date.parse(form.elements[name].value) / 1000 : null;
   try {
     const {answers} = await ask("search", JSON.stringify({
-      queries: queries.map(({feature, around}) => ({feature, around})),
+      queries: queries.map(({query}) => query),
       least_score: Number(form.elements.score.value), after: when("after"), before: when("before"),
       context: form.elements.context.checked,
     }), "application/json");
