@@ -90,6 +90,7 @@ class SearchService:
         with self._lock:
             image, found = self._look(data)
             drawn = scene(image, [])
+        found = found.above(self._detector.settings.score_threshold)
         height, width = image.shape[:2]
         people = [
             {"box": box, "score": score}
@@ -132,13 +133,13 @@ class SearchService:
         return part in self._gallery.parts and not self._gallery.parts[part].damage
 
     def _look(self, data: bytes) -> tuple[np.ndarray, Found]:
-        """A picture and who is in it; with the lock held, so that one picture is in work at a time."""
+        """A picture and all that is found in it; with the lock held, so that one picture is in work at a time."""
         key = hashlib.sha256(data).digest()
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
         image, _ = decode(data, "the picture")
-        found = self._detector.detect([image])[0]
+        found = self._detector.look([image])[0]
         self._seen[key] = image, found
         while len(self._seen) > 1 and sum(kept.nbytes for kept, _ in self._seen.values()) > KEPT:
             self._seen.popitem(last=False)
