@@ -99,8 +99,8 @@ def make_query(
             "wanted are x1 y1 x2 y2"
         )
     overlap = pairwise_iou(clipped, found.box.astype(np.float64))[0]
-    # A query of a data set is an annotated person; a box that somebody draws may be of a person whom the system does not
-    # see, and is then not to become a neighbour.
+    # A query of a data set is an annotated person; a box that somebody draws may be of a person whom the system does
+    # not see, and is then not to become a neighbour.
     if detector.settings.query == "best_detection" and overlap.max(initial=0.0) >= LEAST_OVERLAP:
         embedding = found.embedding[overlap.argmax()][None]
     else:

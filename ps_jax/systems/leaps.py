@@ -179,8 +179,8 @@ class LEAPS(nn.Module):
             )
         if not 0 <= self.match_threshold < 1:
             raise ConfigError(
-                f"match_threshold is {self.match_threshold}. Use an overlap from 0 to less than 1: weights grow by what "
-                "a box overlaps beyond it."
+                f"match_threshold is {self.match_threshold}. Use an overlap from 0 to less than 1: weights grow by "
+                "what a box overlaps beyond it."
             )
         if self.width % self.heads:
             raise ConfigError(f"heads is {self.heads}. Use a divisor of width, which is {self.width}.")

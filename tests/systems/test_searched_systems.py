@@ -54,7 +54,9 @@ def test_a_gallery_and_a_program_hold_the_detections_that_are_evaluated(tiny_ali
     variables = jax.device_get(system.init(jax.random.key(0), *batch()))
     picture = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     everybody = Detector(system, variables, CONFIG).detect([picture])[0]
-    above_all = 1.05 * float(everybody.score.max())  # but no probability is that low: centerness is about a half
+    above_all = 1.05 * float(
+        everybody.score.max()
+    )  # but no probability is that low: centerness is about a half
     high = CONFIG | {"eval": {"score_threshold": above_all, "model": {}}}
     detector = Detector(system, variables, high)
     assert len(detector.look([picture])[0].score) and not len(detector.detect([picture])[0].score)
