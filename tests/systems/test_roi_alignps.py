@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,10 +7,11 @@ import pytest
 from tiny_roi_alignps import MUTUAL, both_branches_learn
 from tiny_spnet import batch
 
+from benchmarks.embedding_map import embed_people
 from configs import roi_alignps
 from ps_jax.backbones import ResNet
 from ps_jax.errors import ConfigError
-from ps_jax.interface import Scenes
+from ps_jax.interface import Batch, Scenes
 from ps_jax.systems import alignps, build_system
 from ps_jax.systems._roi_alignps_mutual import BranchTables, mutual_terms, random_pairing
 from ps_jax.training.phases import model_arguments
@@ -225,6 +228,26 @@ def test_a_scene_is_found_alike_in_any_batch_with_each_branchs_embeddings(tiny_r
             rtol=1e-3,
             atol=1e-4,
         )
+
+
+@pytest.mark.slow
+def test_the_map_of_embeddings_shows_both_branches(tiny_roi_alignps):
+    scenes, people = batch((2, 3), seed=2)
+    system = tiny_roi_alignps()
+    variables = jax.jit(system.init)(jax.random.key(0), scenes, people)
+    label = int(people.identity[0, 0])
+    assert label >= 0
+    split = SimpleNamespace(labels={17: label})
+    batches = [Batch(scenes, people, np.arange(2))]
+    embedded = embed_people(system, variables, iter(batches), split, [17])
+    boxes = np.argwhere(np.asarray(people.valid & (people.identity == label)))
+    assert embedded.identity.tolist() == [17] * len(boxes)
+    assert embedded.embedding.shape == (len(boxes), 2, 32)
+    whole = np.asarray(system.embed(variables, scenes, people.box))
+    for (scene, slot), branches in zip(boxes, embedded.embedding, strict=True):
+        for branch, row in enumerate(whole[scene, slot].reshape(2, 32)):
+            np.testing.assert_allclose(branches[branch], row / np.linalg.norm(row), rtol=1e-4, atol=1e-5)
+        assert np.abs(branches[0] - branches[1]).max() > 0.01
 
 
 def test_contradicting_options_are_refused(tiny_roi_alignps):
