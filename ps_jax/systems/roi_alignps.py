@@ -36,7 +36,7 @@ class ROIAlignPS(AlignPS):
     """AlignPS and the box branch beside it.
 
     Attributes:
-      branch: which embeddings are searched with: "both", side by side, each of unit length, or one alone.
+      branch: which embeddings are searched with: "both", side by side, or one alone.
       train_boxes: what the box branch is trained on beside the annotated boxes: "proposals" of its own, or AlignPS's
         "detections", the best of each scene whatever their probability (table VI, "without RPN").
       location_reid: AlignPS's embeddings are trained; False leaves it to detect (table VI, "ROI-Align*").
