@@ -3,10 +3,10 @@
     python -m benchmarks.embedding_map --workdir runs/roi_alignps --out embeddings.png [--identities 15] [--seed 0]
 
 Every annotated box of so many random people, those in four scenes or more where there are enough, becomes a point for
-each branch (a star is the second one's: of ROI-AlignPS the box branch, of LEAPS the interaction module), in a colour
-of its own a person. The paper uses t-SNE; here it is the plane of largest variance of the normalised embeddings
-(principal components), which distorts nothing but leaves out what the title says. The table printed beside it needs no
-plane: the mean cosine of two boxes of one person, and of two people, by branch.
+each branch (a star is the second one's: of ROI-AlignPS the box branch, of LEAPS the interaction module), in a colour of
+its own a person. As in the paper t-SNE lays them out, all branches together: who is near whom means something, the
+distances across the picture do not. The table printed beside it needs no plane: the mean cosine of two boxes of one
+person, and of two people, by branch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from input_pipeline import open_source
 from input_pipeline.scenes import UNKNOWN, Split
-from ps_jax.errors import DataError, PersonSearchError
+from ps_jax.errors import ConfigError, DataError, PersonSearchError
 from ps_jax.evaluation.curves import as_png, new_figure
 from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
@@ -33,6 +33,8 @@ from ps_jax.training import load_system
 
 OFTEN = 4  # boxes of a person that is chosen by preference
 MARKERS = ("o", "*")
+PERPLEXITY = 30.0  # about so many neighbours of a point count, of a few points a third of them
+LEAST_POINTS = 4
 
 
 class Embedded(NamedTuple):
@@ -91,18 +93,20 @@ def embed_people(
     return Embedded(np.array(identity), unit)
 
 
-def principal_plane(rows: Float[np.ndarray, "row dimension"]) -> tuple[Float[np.ndarray, "row 2"], float]:
-    """The two coordinates of largest variance of some rows, and the share of the variance that they have.
+def tsne_plane(rows: Float[np.ndarray, "row dimension"], perplexity: float) -> Float[np.ndarray, "row 2"]:
+    """t-SNE's two coordinates of some rows, the same in every run.
 
-    Of either axis the direction is such that the coordinate of largest absolute value is positive.
+    Raises:
+      ConfigError: scikit-learn is not installed.
     """
-    centred = rows - rows.mean(axis=0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
-    plane = np.zeros((len(rows), 2))
-    plane[:, : min(2, len(size))] = (left * size)[:, :2]
-    furthest = plane[np.argmax(np.abs(plane), axis=0), [0, 1]]
-    variance = np.sum(size**2)
-    return plane * np.where(furthest < 0, -1, 1), float(np.sum(size[:2] ** 2) / variance) if variance else 1.0
+    try:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ConfigError("the picture needs scikit-learn: install the extra `pictures`") from error
+    # One thread: threads add up in any order, and spin for each other for minutes where a machine is busy.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
 
 
 def similarity_table(embedded: Embedded) -> str:
@@ -119,10 +123,20 @@ def similarity_table(embedded: Embedded) -> str:
 
 
 def embedding_picture(embedded: Embedded) -> bytes:
-    """The plane of largest variance, PNG."""
+    """The points of all boxes and branches, PNG.
+
+    Raises:
+      DataError: they are too few to lay out.
+      ConfigError: scikit-learn is not installed.
+    """
     boxes, branches, dimension = embedded.embedding.shape
-    plane, share = principal_plane(embedded.embedding.reshape(-1, dimension))
-    plane = plane.reshape(boxes, branches, 2)
+    points = boxes * branches
+    if points < LEAST_POINTS:
+        raise DataError(
+            f"there are {points} embeddings to lay out, {LEAST_POINTS} are needed; choose more people by --identities"
+        )
+    perplexity = min(PERPLEXITY, (points - 1) / 3)
+    plane = tsne_plane(embedded.embedding.reshape(points, dimension), perplexity).reshape(boxes, branches, 2)
     people = np.unique(embedded.identity)
     figure, (axes,) = new_figure()
     for number, identity in enumerate(people):
@@ -138,9 +152,9 @@ def embedding_picture(embedded: Embedded) -> bytes:
                 linewidths=0.4,
                 edgecolors="white",
             )
-    axes.set(xlabel="first principal component", ylabel="second principal component")
+    axes.set(xticks=[], yticks=[])
     stars = "; stars: second branch" if branches > 1 else ""
-    axes.set_title(f"{len(people)} people, {100 * share:.0f} % of the variance{stars}", loc="left")
+    axes.set_title(f"{len(people)} people, t-SNE of perplexity {perplexity:.0f}{stars}", loc="left")
     return as_png(figure)
 
 

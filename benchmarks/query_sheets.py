@@ -129,6 +129,19 @@ def _sheet(
     return file.getvalue()
 
 
+def check_same_search(task: SearchTask, first: SearchTask, name: str, first_name: str) -> None:
+    """Raises ConfigError unless two trainings searched for the same queries in the same galleries."""
+    if task.queries != first.queries:
+        raise ConfigError(
+            f"{name}: its queries are others than those of {first_name}; use one data set for all"
+        )
+    if (task.name, task.rule) != (first.name, first.rule):
+        raise ConfigError(
+            f"{name}: its gallery is {task.name} ({task.rule}), that of {first_name} is {first.name} ({first.rule}); "
+            "give all of them the same --config.eval.galleries, cross_camera and min_frame_gap"
+        )
+
+
 def search_by(workdir: Path, changes: list[str]) -> tuple[Any, Split, SearchTask, SearchResult]:
     """Searches with a training as `eval.py` does; returns its data as well."""
     options, _ = parse_arguments("", ["--workdir", str(workdir)])
@@ -167,8 +180,8 @@ def main(arguments: Sequence[str]) -> None:
     task = None
     for name, workdir in zip(names, options.workdirs, strict=True):
         source, split, its_task, searches[name] = search_by(workdir, changes)
-        if task is not None and its_task.queries != task.queries:
-            raise ConfigError(f"{workdir}: its queries are others than those of {options.workdirs[0]}")
+        if task is not None:
+            check_same_search(its_task, task, str(workdir), str(options.workdirs[0]))
         task = its_task
     assert task is not None
     if options.queries:

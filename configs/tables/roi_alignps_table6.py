@@ -12,7 +12,8 @@ from configs.tables.seqnet_rows import SEARCH_METRICS, search_numbers
 from ps_jax.sweep import Row, Table
 from ps_jax.sweep.tables import DETECTOR
 
-# Queries and similarity as of AlignPS, so that all rows are compared alike.
+# Queries and similarity as of AlignPS. The score from which NAE's detections are searched stays its own, 0.5: it is the
+# sigmoid of a norm, not a probability times a centerness, so AlignPS's 0.15 or 0.2 would be another cut.
 NAE = ("--config.eval.query=best_detection", "--config.eval.similarity=cosine")
 WITHOUT_PROPOSALS = (*WITHOUT_MUTUAL, "--config.model.train_boxes=detections")
 DETECTS_ONLY = ("--config.model.location_reid=False", "--config.model.branch=roi")

@@ -71,7 +71,8 @@ def evaluate(
     Where the pictures are people who were cut out already, see `ps_jax.evaluation.reid.evaluate_reid`.
 
     Args:
-      system: a `ps_jax.systems.System`; its score threshold gives way to those of `config`.
+      system: a `ps_jax.systems.System`; its score threshold gives way to those of `config`,
+        see `Settings.system_threshold`.
       variables: its variables.
       source: the data, see `input_pipeline.open_source`: `split(partition)` and `scene_batches(...)`.
       config: `config.eval`, see `Settings`.
@@ -188,7 +189,7 @@ def _case(
             f"{system.name} embeds its own boxes alone, neither annotated ones nor those of another detector; use "
             "--no-true_boxes, and no --detector"
         )
-    system = system.changed(score_threshold=settings.least_score, **settings.model)
+    system = system.changed(score_threshold=_threshold(settings, system), **settings.model)
     split = source.split(partition)
     tasks = tuple(
         search_task(split, name, cross_camera=settings.cross_camera, min_frame_gap=settings.min_frame_gap)
@@ -205,7 +206,9 @@ def _case(
     pair = None if beside is None else SideBySide(compiled, CompiledSystem(*beside))
     other = None
     if detector is not None:
-        other = CompiledSystem(detector[0].changed(score_threshold=settings.least_score), detector[1])
+        other = CompiledSystem(
+            detector[0].changed(score_threshold=_threshold(settings, detector[0])), detector[1]
+        )
     findings = run_object_centric(
         pair or compiled,
         source,
@@ -232,6 +235,10 @@ def _case(
         )
     branches = (pair or compiled).branches
     return _Case(system, branches, split, settings, tasks, queries, numbers, findings, by_query)
+
+
+def _threshold(settings: Settings, system: Any) -> float:
+    return settings.system_threshold(settings.least_score, system.module.score_threshold)
 
 
 def _default_task(case: _Case) -> SearchTask:

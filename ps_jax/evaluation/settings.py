@@ -26,7 +26,8 @@ class Settings:
         "auto", as the system was trained.
       galleries: names, see `ps_jax.evaluation.protocols.gallery_names`.
       similarity: "cosine" or "score_cosine".
-      query: "box" or "best_detection", where the query's embedding is taken.
+      query: "box" or "best_detection", where the query's embedding is taken; the best one of all detections of the
+        query's scene, also of those below the thresholds.
       score_threshold: detections below it are not searched.
       detection_threshold: detections below it do not count for detection recall and average precision.
       iou: "variable" or "fixed", the overlap a right answer needs.
@@ -75,8 +76,20 @@ class Settings:
 
     @property
     def least_score(self) -> float:
-        """Detections below it count nowhere."""
+        """Detections below it are neither searched nor counted."""
         return min(self.score_threshold, self.detection_threshold)
+
+    def system_threshold(self, least: float, own: float) -> float:
+        """The threshold to give a system whose detections of score `least` and more are wanted.
+
+        A query that is a detection is chosen among all that the system finds by itself, however low their scores:
+        among fewer, it would silently become a neighbour who overlaps the query's box.
+
+        Args:
+          least: the least score that counts.
+          own: the threshold that the system has by itself.
+        """
+        return min(least, own) if self.query == "best_detection" else least
 
     @classmethod
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Settings":

@@ -40,10 +40,12 @@ def export_package(
     system, variables, meta = load_system(workdir, phase, checkpoint)
     config = meta["config"]
     settings = Settings.of(config["eval"])
-    system = system.changed(score_threshold=settings.score_threshold, **settings.model)
+    threshold = settings.system_threshold(settings.score_threshold, system.module.score_threshold)
+    system = system.changed(score_threshold=threshold, **settings.model)
     resize = tuple(config["data"]["resize"])
     programs, takes = export_programs(
-        system, variables, resize, picture_sizes, config["data"].get("raw", False)
+        *(system, variables, resize, picture_sizes),
+        *(config["data"].get("raw", False), settings.score_threshold),
     )
     file = Path(licence) if len(licence) < 1000 and "\n" not in licence else None
     text = file.read_text() if file is not None and file.is_file() else licence

@@ -25,10 +25,13 @@ def export_programs(
     resize: tuple[int, int],
     picture_sizes: Sequence[tuple[int, int]],
     raw: bool = False,
+    least_score: float = 0.0,
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Exports detection and embedding for pictures of some sizes.
 
-    `detect(weights, image, size)` gives {"box", "score", "embedding", "valid"}, `embed(weights, image, size, boxes)`
+    `detect(weights, image, size)` gives {"box", "score", "embedding", "valid"}. Valid are the detections that are
+    searched; others of a score above 0 are only there so that a query can be chosen among them, see
+    `Settings.system_threshold`. `embed(weights, image, size, boxes)`
     f32[1, 32, width]. `weights` is what `safetensors` reads, `image` u8[1, H, W, 3] RGB, the resized picture with zeros
     behind it, `size` i32[1, 2] its (height, width) after resizing, `boxes` f32[1, 32, 4] in its pixels. They run on
     PLATFORMS with the plain-XLA form of every operation.
@@ -39,6 +42,7 @@ def export_programs(
       resize: (short side, longest long side) of the window resize.
       picture_sizes: (height, width) of pictures; of those that are padded to one size one program is made.
       raw: the system takes the pictures before resizing, too.
+      least_score: detections below it are not valid.
 
     Returns:
       File name -> serialised program, and what each of them takes, for the package's record.
@@ -57,6 +61,7 @@ def export_programs(
 
     def detect(weights, image, size):
         found = system.detect(unflatten_variables(weights), Scenes(image, size))
+        found = found._replace(valid=found.valid & (found.score >= np.float32(least_score)))
         return {name: _single(value) for name, value in found._asdict().items()}
 
     def embed(weights, image, size, boxes):

@@ -18,6 +18,7 @@ from ps_jax.heads.fully_connected import FullyConnectedHead as FullyConnectedHea
 from ps_jax.heads.norm_aware import BoxPredictor as BoxPredictor
 from ps_jax.heads.norm_aware import NormalisedBoxRegressor as NormalisedBoxRegressor
 from ps_jax.heads.norm_aware import NormAwareEmbedding as NormAwareEmbedding
+from ps_jax.heads.norm_aware import ReidOutput as ReidOutput
 from ps_jax.heads.norm_logits import SCALES as SCALES
 from ps_jax.heads.norm_logits import NormLogit as NormLogit
 from ps_jax.heads.norm_logits import chi_moments as chi_moments

@@ -47,14 +47,15 @@ class ConvTower(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channel"], mask: Bool[Array, "batch height width"] | None
     ) -> Float[Array, "batch height width {self.width}"]:
-        """Looks at a map, of which the positions in `mask` count for the normalisation."""
+        """Looks at a map that is zero outside `mask`, as it is outside its borders; so is what comes out."""
         for index in range(DEPTH):
             options: dict[str, Any] = {"dtype": self.dtype, "name": f"conv{index}"}
             if index == DEPTH - 1:
                 x = DeformableConv(self.width, modulated=True, use_bias=True, **options)(x)
             else:
                 x = _plain(self.width, padding=1, **options)(x)
-            x = jax.nn.relu(GroupNorm(name=f"norm{index}")(x, mask))
+            # Normalised, the positions outside are no longer zero, and the next convolution reads them at the border.
+            x = _inside(jax.nn.relu(GroupNorm(name=f"norm{index}")(x, mask)), mask)
         return x
 
 
@@ -93,7 +94,8 @@ class AnchorFreeHead(nn.Module):
         mask: Bool[Array, "batch height width"] | None,
         level: int,
     ) -> LocationOutput:
-        """Looks at one level; `mask` are its positions that exist."""
+        """Looks at one level; `mask` are its positions that exist, what lies outside changes nothing within."""
+        x = _inside(x, mask)
         towers = {
             "classification": self.classification_tower(x, mask),
             "regression": self.regression_tower(x, mask),
@@ -115,7 +117,12 @@ class AnchorFreeHead(nn.Module):
         self, x: Float[Array, "batch height width channel"], mask: Bool[Array, "batch height width"] | None
     ) -> Float[Array, "batch height width"]:
         """The logits alone, for levels that nobody is found on."""
-        return self.classification(self.classification_tower(x, mask))[..., 0]
+        return self.classification(self.classification_tower(_inside(x, mask), mask))[..., 0]
+
+
+def _inside(x, mask):
+    """The map with zeros outside the mask."""
+    return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
 def _plain(features: int, **options: Any) -> Conv:

@@ -4,12 +4,28 @@ Chen et al., "Norm-Aware Embedding for Efficient Person Search", CVPR 2020: an e
 a person, its direction who it is. All is computed in float32. Rows that do not exist count nowhere.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from ps_jax.heads.box_embedder import ReidProjector
 from ps_jax.layers import BatchNorm, Linear, normal
+
+
+class ReidOutput(NamedTuple):
+    """What a re-identification head says of boxes.
+
+    Attributes:
+      embedding: f32[..., D], of any length.
+      logit: f32[...], of there being a person.
+      deltas: f32[..., 4], for the box coder with weights (10, 10, 5, 5).
+    """
+
+    embedding: Array
+    logit: Array
+    deltas: Array
 
 
 class NormAwareEmbedding(nn.Module):

@@ -200,13 +200,14 @@ def find_command(options: argparse.Namespace) -> str:
         raise ConfigError(f"--count {options.count}: wanted is at least one answer")
     images = [_query_picture(path) for path in options.query]
     gallery, detector = open_gallery(options)
-    detections = detector.detect(images)
+    looked = detector.look(images)
+    detections = [found.above(detector.settings.score_threshold) for found in looked]
     out = options.out or Path("runs") / "search" / options.query[0].stem
     if not chosen:
         return _detections(options.query, images, detections, out)
     queries, shown = [], []
-    for number, (path, image, found) in enumerate(zip(options.query, images, detections, strict=True)):
-        box = chosen[number] if options.box else _picked(found, chosen[number], path)
+    for number, (path, image, found) in enumerate(zip(options.query, images, looked, strict=True)):
+        box = chosen[number] if options.box else _picked(detections[number], chosen[number], path)
         queries.append(make_query(detector, image, found, box, str(path)))
         shown.append((path.name, scene(image, [box], QUERY)))
     context = ContextMatching(**options.cbgm, candidates=options.cbgm_candidates) if options.cbgm else None

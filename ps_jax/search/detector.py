@@ -36,6 +36,11 @@ class Found(NamedTuple):
     score: Float[np.ndarray, " people"]
     embedding: Float[np.ndarray, "people width"]
 
+    def above(self, threshold: float) -> "Found":
+        """The people of score >= `threshold`, both as float32, as in `DetectionTable.above`."""
+        keep = self.score >= np.float32(threshold)
+        return Found(*(field[keep] for field in self))
+
 
 class Detector:
     """A system with its variables, its own resizing and the settings it is searched with.
@@ -68,7 +73,10 @@ class Detector:
                 f"batches of {batch_size} and a stride of {stride}: wanted are at least 1 and a multiple of {STRIDE}"
             )
         self.settings = Settings.of(config["eval"])
-        system = system.changed(score_threshold=self.settings.score_threshold, **self.settings.model)
+        threshold = self.settings.system_threshold(
+            self.settings.score_threshold, system.module.score_threshold
+        )
+        system = system.changed(score_threshold=threshold, **self.settings.model)
         self._resize = tuple(config["data"]["resize"])
         self._raw = bool(
             config["data"].get("raw", False)
@@ -116,7 +124,15 @@ class Detector:
         return int(jax.eval_shape(self._system.embed, self._variables, scenes, boxes).shape[-1])
 
     def detect(self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Found]:
-        """Finds everybody in pictures of any sizes: u8[height, width, 3] each."""
+        """Finds everybody in pictures of any sizes: u8[height, width, 3] each; whom a gallery is to hold."""
+        return [found.above(self.settings.score_threshold) for found in self.look(pictures)]
+
+    def look(self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Found]:
+        """All that the system finds, of which a query may be one, see `make_query`.
+
+        That may be more than `detect` gives: a query can have a score below the threshold, and a system may look at
+        something else than the score that it gives (AlignPS at the probability, without the centerness).
+        """
         sizes = [window_size(picture.shape[0], picture.shape[1], self._resize) for picture in pictures]
         groups: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
         for number, size in enumerate(sizes):

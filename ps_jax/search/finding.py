@@ -19,6 +19,7 @@ from ps_jax.search.records import EVERYBODY, Part, People, Restriction
 
 LOCATION = ("model", "fps")  # entries of a gallery's `about` that say nothing of what features mean
 MOST_ANSWERS = 1000
+LEAST_OVERLAP = 0.1  # of a box that somebody gives with the detection that stands for it
 
 
 class Query(NamedTuple):
@@ -82,7 +83,7 @@ def make_query(
     Args:
       detector: as the gallery was indexed with.
       image: u8[height, width, 3].
-      found: who is detected in it.
+      found: all that the detector sees in it, as `Detector.look` gives it.
       box: xyxy in pixels of the image.
       path: the picture's file, see `Query`.
 
@@ -98,10 +99,13 @@ def make_query(
             "wanted are x1 y1 x2 y2"
         )
     overlap = pairwise_iou(clipped, found.box.astype(np.float64))[0]
-    if detector.settings.query == "best_detection" and overlap.max(initial=0.0) > 0:
+    # A query of a data set is an annotated person; a box that somebody draws may be of a person whom the system does
+    # not see, and is then not to become a neighbour.
+    if detector.settings.query == "best_detection" and overlap.max(initial=0.0) >= LEAST_OVERLAP:
         embedding = found.embedding[overlap.argmax()][None]
     else:
         embedding = detector.embed(image, clipped)
+    found = found.above(detector.settings.score_threshold)
     others = context_rows(clipped[0], found.box.astype(np.float64))
     return Query(
         detector.query_features(embedding)[0],

@@ -77,6 +77,7 @@ class SearchService:
         with self._lock:
             image, found = self._look(data)
             drawn = scene(image, [])
+        found = found.above(self._detector.settings.score_threshold)
         height, width = image.shape[:2]
         people = [
             {"box": box, "score": score}
@@ -128,12 +129,12 @@ class SearchService:
             return scene(scene_image(self._gallery.parts[part], moment), [box])
 
     def _look(self, data: bytes) -> tuple[np.ndarray, Found]:
-        """A picture and who is in it; with the lock held, so that one picture is in work at a time."""
+        """A picture and all that is found in it; with the lock held, so that one picture is in work at a time."""
         key = hashlib.sha256(data).digest()
         seen = self._seen.get(key)
         if seen is None:
             image, _ = decode(data, "the picture")
-            seen = image, self._detector.detect([image])[0]
+            seen = image, self._detector.look([image])[0]
             self._seen.keep(key, seen, image.nbytes)
         return seen
 

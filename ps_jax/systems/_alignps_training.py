@@ -178,8 +178,11 @@ def _reid_losses(model, positives, count):
 def _triplet(model, embedding, identity, known, memory):
     """Triplet loss of known people, and of a copy of the table row of each."""
     if model.triplet == "table":
-        table = jax.lax.stop_gradient(memory.lookup_table)[jnp.maximum(identity, 0)]
-        in_table = known & (identity > 0) if model.released_memory else known
+        rows = memory.lookup_table.shape[0]
+        table = jax.lax.stop_gradient(memory.lookup_table)[jnp.clip(identity, 0, rows - 1)]
+        in_table = known & (identity < rows)  # PRW's released labels count beyond the table
+        if model.released_memory:
+            in_table &= identity > 0
         embedding = jnp.concatenate([embedding, table])
         identity = jnp.concatenate([identity, identity])
         known = jnp.concatenate([known, in_table])

@@ -4,28 +4,12 @@ Each takes what is pooled before and after the last stage, and returns an embedd
 and box deltas.
 """
 
-from typing import NamedTuple
-
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from ps_jax.heads import BoxPredictor, NormalisedBoxRegressor, NormAwareEmbedding, ReidProjector
+from ps_jax.heads import BoxPredictor, NormalisedBoxRegressor, NormAwareEmbedding, ReidOutput, ReidProjector
 from ps_jax.layers import Linear, normal
-
-
-class ReidOutput(NamedTuple):
-    """What a re-identification head says of boxes.
-
-    Attributes:
-      embedding: f32[..., D], of any length.
-      logit: f32[...], of there being a person.
-      deltas: f32[..., 4], for the box coder with weights (10, 10, 5, 5).
-    """
-
-    embedding: Array
-    logit: Array
-    deltas: Array
 
 
 class NormAwareHead(nn.Module):

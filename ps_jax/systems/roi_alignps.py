@@ -17,6 +17,7 @@ from ps_jax.heads import (
     NormalisedBoxRegressor,
     NormAwareEmbedding,
     RegionProposalHead,
+    ReidOutput,
     RoiSampling,
 )
 from ps_jax.interface import Detections, People, Scenes
@@ -24,7 +25,6 @@ from ps_jax.layers import Linear
 from ps_jax.systems import _alignps_detection, _roi_alignps_training
 from ps_jax.systems._devices import global_numbers
 from ps_jax.systems._roi_alignps_mutual import Pairing, random_pairing
-from ps_jax.systems._seqnet_reid_head import ReidOutput
 from ps_jax.systems.alignps import AlignPS
 
 STRIDE = 16
@@ -36,7 +36,7 @@ class ROIAlignPS(AlignPS):
     """AlignPS and the box branch beside it.
 
     Attributes:
-      branch: which embeddings are searched with: "both", side by side, each of unit length, or one alone.
+      branch: which embeddings are searched with: "both", side by side, or one alone.
       train_boxes: what the box branch is trained on beside the annotated boxes: "proposals" of its own, or AlignPS's
         "detections", the best of each scene whatever their probability (table VI, "without RPN").
       location_reid: AlignPS's embeddings are trained; False leaves it to detect (table VI, "ROI-Align*").

@@ -19,11 +19,11 @@ from ps_jax.backbones import build_trunk
 from ps_jax.boxes import pyramid_anchors, random_order
 from ps_jax.boxes.sampling import Order
 from ps_jax.errors import ConfigError
-from ps_jax.heads import BoxPooler, BoxPredictor, RegionProposalHead
+from ps_jax.heads import BoxPooler, BoxPredictor, RegionProposalHead, ReidOutput
 from ps_jax.interface import Detections, People, Scenes
 from ps_jax.systems import _seqnet_detection, _seqnet_training
 from ps_jax.systems._devices import global_numbers
-from ps_jax.systems._seqnet_reid_head import HEADS, ReidOutput
+from ps_jax.systems._seqnet_reid_head import HEADS
 
 STRIDE = 16
 

@@ -1,6 +1,7 @@
 """Numbers behind the pictures of AlignPS: sampling points, the plane of embeddings, queries of several systems."""
 
 import io
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,15 @@ from benchmarks.embedding_map import (
     choose_people,
     embed_people,
     embedding_picture,
-    principal_plane,
     similarity_table,
+    tsne_plane,
 )
-from benchmarks.query_sheets import most_different, query_sheets
+from benchmarks.query_sheets import check_same_search, most_different, query_sheets
 from benchmarks.sampling_points import find_scene, neck_offsets, points_picture, sampling_points
 from benchmarks.workloads import fill
 from ps_jax.errors import ConfigError, DataError
 from ps_jax.evaluation.evaluator import default_search, evaluate
+from ps_jax.evaluation.protocols import search_task
 from ps_jax.interface import Scenes
 from ps_jax.systems import build_system
 
@@ -109,12 +111,22 @@ def test_every_box_of_the_chosen_people_is_embedded_by_branch():
     assert embedding_picture(embedded)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_the_plane_of_largest_variance_and_cosines_by_branch():
-    rows = np.array([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1], [0, 0, -0.1]]) + 5
-    plane, share = principal_plane(rows)
-    np.testing.assert_allclose(np.abs(plane[:4]), [[3, 0], [3, 0], [0, 1], [0, 1]], atol=1e-9)
-    assert share == pytest.approx(20 / 20.02)
-    assert plane[np.argmax(np.abs(plane), axis=0), [0, 1]].min() > 0
+def test_people_lie_together_in_the_plane_and_few_points_are_refused():
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(5, 1, 1, 16))
+    near = (people + 0.1 * rng.normal(size=(5, 4, 2, 16))).reshape(40, 16)
+    plane = tsne_plane(near, 10.0)
+    assert plane.shape == (40, 2)
+    np.testing.assert_array_equal(tsne_plane(near, 10.0), plane)
+    distance = np.linalg.norm(plane[:, None] - plane, axis=-1) + np.diag(np.full(40, np.inf))
+    np.testing.assert_array_equal(distance.argmin(1) // 8, np.arange(40) // 8)
+    with pytest.raises(
+        DataError, match="there are 2 embeddings to lay out, 4 are needed; choose more people"
+    ):
+        embedding_picture(Embedded(np.array([7]), np.eye(2)[None]))
+
+
+def test_cosines_by_branch():
     up, right = np.array([0.0, 1.0]), np.array([1.0, 0.0])
     embedded = Embedded(
         np.array([7, 7, 8]), np.array([[up, right], [up, right], [right, (up + right) / 2**0.5]])
@@ -146,3 +158,15 @@ def test_sheets_show_the_queries_that_systems_differ_on(tmp_path):
         assert picture.size == (150 + 2 * (2 * 130 + 20), 30 + 2 * (30 + 216 + 36 + 10) + 10)
     with pytest.raises(ConfigError, match=r"no query 10; the task has 1 \.\. 4"):
         query_sheets(DrawnSource(split), split, task, searches, [9], answers=1)
+
+
+def test_systems_that_searched_in_other_galleries_are_not_set_beside_each_other():
+    split = make_split()
+    task = search_task(split, "rule")
+    check_same_search(task, search_task(split, "rule"), "b", "a")
+    others = (search_task(split, "rule", cross_camera=True), search_task(split, "rule", min_frame_gap=45))
+    for other in (*others, replace(task, name="TestG100")):
+        with pytest.raises(ConfigError, match=r"b: its gallery is .*, that of a is rule .*min_frame_gap"):
+            check_same_search(other, task, "b", "a")
+    with pytest.raises(ConfigError, match="b: its queries are others than those of a"):
+        check_same_search(replace(task, queries=task.queries[1:]), task, "b", "a")

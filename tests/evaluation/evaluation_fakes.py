@@ -96,7 +96,7 @@ class ColorSystem:
 
     Attributes:
       name, search_mode, test_options: as of a system; "shift" moves all boxes to the right.
-      score_threshold: the one asked for last; None before.
+      score_threshold: detections of lower scores are not found.
     """
 
     name = "color"
@@ -104,7 +104,7 @@ class ColorSystem:
     test_options = ("shift",)
     embeds_given_boxes = True
     branches = 1
-    score_threshold = None
+    score_threshold = 0.0
     shift = 0.0
 
     def changed(self, **options):
@@ -122,7 +122,7 @@ class ColorSystem:
         unit = jnp.concatenate([width, height, width, height], axis=1).astype(jnp.float32)
         box = variables["box"][number] * unit[:, None] + self.shift * jnp.array([1.0, 0.0, 1.0, 0.0])
         score = variables["score"][number]
-        return Detections(box, score, self.embed(variables, scenes, box), score > 0)
+        return Detections(box, score, self.embed(variables, scenes, box), score > self.score_threshold)
 
     def embed(self, variables, scenes, boxes):
         image = jnp.asarray(scenes.image).astype(jnp.float32)

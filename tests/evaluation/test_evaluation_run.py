@@ -179,6 +179,28 @@ def test_query_of_the_best_detection():
     assert numbers(run(split, config)) == numbers(run(split, config | {"query": "best_detection"}))
 
 
+@pytest.mark.parametrize("detector", [False, True])
+def test_a_query_may_be_a_detection_below_the_thresholds(detector):
+    """The person who fits the box, not a neighbour of a higher score; in the gallery nobody of a low score is found."""
+    split = make_split()
+    x1, y1, x2, y2 = person_box(0, 1)
+    wide = (x1 - 40, y1, x2, y2)  # reaches over most of the gap to the neighbour and a little of that one
+    split = make_split(wide=Gallery("wide", (Query("scene0.png", wide, 1),)))
+    variables = perfect_variables(split)
+    variables["box"][0, 1] = variables["box"][0, 0]  # slots of scene 0: persons 1, 2, 3
+    variables["box"][0, 1, [0, 2]] -= 62 / split.scenes[0].width  # a neighbour on the left
+    variables["score"][0, 0] = 0.12
+    options = {"galleries": ("wide",), "query": "best_detection", "true_boxes": False}
+    more = {"detector": (ColorSystem(), variables)} if detector else {}
+    results = run(split, options, perfect_variables(split) if detector else variables, **more)
+    assert results["search"]["wide"]["mAP"] == 1.0
+    assert results["detection"]["recall"] == pytest.approx(16 / 18)  # without the two of scene 0
+    nobody = variables | {"score": np.where(variables["score"] > 0, np.float32(0.12), 0)}
+    more = {"detector": (ColorSystem(), nobody)} if detector else {}
+    results = run(split, options, perfect_variables(split) if detector else nobody, **more)
+    assert results["search"]["wide"]["mAP"] == 0.0 and results["detection"]["detections"] == 0
+
+
 def test_more_boxes_than_a_chunk_holds():
     split = make_split(scenes=2, people=40)
     source = DrawnSource(split)

@@ -72,10 +72,9 @@ def test_names_are_the_authors(golden_dir, released):
     assert set(tensors) == names | OWN_NAMES
 
 
+@pytest.mark.slow
 def test_shapes_are_the_authors(golden_dir):
     """With all channels, and people and slots of CUHK-SYSU."""
-    if not (golden_dir / "roi_alignps_eval.npz").exists():
-        pytest.skip("roi_alignps_eval.npz is not in the repository: give its folder with --golden_dir")
     golden = load_golden(golden_dir, "roi_alignps_eval")
     stored = {name: tuple(shape) for name, shape in [*golden.meta["params"], *golden.meta["untouched"]]}
     sizes = {"num_identities": stored[BOX_TABLE][0], "queue_size": 5000}

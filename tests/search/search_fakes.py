@@ -75,7 +75,7 @@ class ColourDetector(Detector):
         }
         self.seen = 0
 
-    def detect(self, pictures):
+    def look(self, pictures):
         self.seen += len(pictures)
         return [self._detect(np.asarray(picture)) for picture in pictures]
 

@@ -136,11 +136,30 @@ def test_the_best_detection_can_be_the_query():
     detector, image = ColourDetector(), draw_scene({0: 10.0, 1: 80.0})
     detector.settings = type(detector.settings)(query="best_detection")
     found = detector.detect([image])[0]
-    query = make_query(detector, image, found, (28, 30, 60, 90))  # the middle shows nobody
+    query = make_query(detector, image, found, (20, 30, 60, 90))  # the middle shows nobody
     np.testing.assert_allclose(query.feature, detector.query_features(found.embedding)[0], atol=1e-6)
     assert query.around.shape == (2, 4)  # neither overlaps by more than a half
     outside = make_query(detector, image, found, (120, 30, 140, 90))
     np.testing.assert_allclose(outside.feature, [0, 0, 0, 1], atol=1e-6)
+    # An overlap of 4 % is a neighbour's.
+    barely = make_query(detector, image, found, (28, 30, 60, 90))
+    np.testing.assert_allclose(barely.feature, [0, 0, 0, 1], atol=1e-6)
+
+
+def test_the_query_may_be_a_detection_that_no_gallery_holds():
+    detector, image = ColourDetector(), draw_scene({0: 10.0, 1: 80.0, 2: 140.0})
+    detector.settings = type(detector.settings)(query="best_detection", score_threshold=0.92)
+    looked = detector.look([image])[0]
+    kept = detector.detect([image])[0]
+    assert (
+        looked.score.tolist() == pytest.approx([0.95, 0.9, 0.85])
+        and kept.score.tolist() == looked.score[:1].tolist()
+    )
+    query = make_query(
+        detector, image, looked, (90, 30, 130, 90)
+    )  # half of person 1; the middle shows nobody
+    np.testing.assert_allclose(query.feature, detector.query_features(looked.embedding)[1], atol=1e-6)
+    np.testing.assert_allclose(query.around, detector.query_features(kept.embedding), atol=1e-6)
 
 
 def test_another_model_is_refused(gallery):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from tiny_spnet import batch
 from ps_jax.backbones import CAFFE_MEAN, ResNet, build_trunk
 from ps_jax.errors import ConfigError
 from ps_jax.interface import Scenes
-from ps_jax.systems import alignps, build_system
+from ps_jax.losses import InstanceMemory
+from ps_jax.systems import _alignps_training, alignps, build_system
 from ps_jax.systems.alignps import own_positions
 
 TERMS = {"classification", "regression", "centerness", "reid", "triplet"}
@@ -69,6 +72,25 @@ def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_alignps)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, gradient)))
     assert all(terms[name] == 0 for name in TERMS - {"classification"})
     assert terms["classification"] > 0 and changed["memory"]["queue_header"] == 0
+
+
+def test_people_beyond_the_table_have_no_row_in_the_triplet_loss():
+    """As PRW's released labels number two of them. Neither is the last row another person's positive."""
+    model = SimpleNamespace(triplet="table", released_memory=False, axis_name=None, triplet_margin=0.3)
+    angles = np.deg2rad([0.0, 10.0, 20.0, 40.0])
+    embedding = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    identity, known = np.array([0, 0, 2, 2]), np.ones(4, bool)
+    table = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    memory = InstanceMemory(*map(jnp.asarray, (table, np.zeros((1, 2)), np.array(0))))
+    found = _alignps_training._triplet(
+        model, jnp.asarray(embedding), jnp.asarray(identity), jnp.asarray(known), memory
+    )
+    rows = np.concatenate([embedding, table[[0, 0]]])
+    who = np.concatenate([identity, [0, 0]])
+    distance = np.linalg.norm(rows[:, None] - rows, axis=-1)
+    same = who[:, None] == who
+    hardest = np.where(same, distance, 0).max(1) - np.where(same, 9, distance).min(1)
+    np.testing.assert_allclose(found, np.maximum(0.3 + hardest, 0).mean(), rtol=1e-5)
 
 
 def test_a_scene_owns_what_its_own_padding_would_give_it():

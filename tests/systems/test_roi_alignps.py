@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,10 +7,11 @@ import pytest
 from tiny_roi_alignps import MUTUAL, both_branches_learn
 from tiny_spnet import batch
 
+from benchmarks.embedding_map import embed_people
 from configs import roi_alignps
 from ps_jax.backbones import ResNet
 from ps_jax.errors import ConfigError
-from ps_jax.interface import Scenes
+from ps_jax.interface import Batch, Scenes
 from ps_jax.systems import alignps, build_system
 from ps_jax.systems._roi_alignps_mutual import BranchTables, mutual_terms, random_pairing
 from ps_jax.training.phases import model_arguments
@@ -84,8 +87,11 @@ def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_roi_alig
 
 
 @pytest.mark.slow
-def test_padding_of_the_batch_changes_nothing(tiny_roi_alignps):
-    """Neither pixels beyond a scene nor slots beyond its people. All boxes are trained on, whatever their order."""
+def test_what_fills_a_picture_and_its_slots_up_changes_nothing(tiny_roi_alignps):
+    """Neither pixels beyond a scene nor slots beyond its people; maps padded further: see test_anchor_free.py.
+
+    All boxes are trained on, whatever their order.
+    """
     scenes, people = batch((2, 3), seed=2)
     scenes = Scenes(scenes.image, jnp.array([[64, 40], [48, 64]]))
     system = tiny_roi_alignps(train_boxes="detections", samples_per_image=64, **MUTUAL)
@@ -206,9 +212,7 @@ def test_a_scene_is_found_alike_in_any_batch_with_each_branchs_embeddings(tiny_r
     detect = jax.jit(system.detect)
     together = detect(variables, scenes)
     assert together.valid.sum() > 3 and together.embedding.shape[-1] == (64 if branch == "both" else 32)
-    if branch == "both":
-        halves = jnp.linalg.norm(together.embedding[together.valid].reshape(-1, 2, 32), axis=-1)
-        np.testing.assert_allclose(halves, 1, rtol=1e-4)
+    assert system.branches == together.embedding.shape[-1] // 32
     for row in range(3):
         alone = detect(variables, jax.tree.map(lambda x, row=row: x[row : row + 1], scenes))
         np.testing.assert_array_equal(alone.valid[0], together.valid[row])
@@ -225,6 +229,26 @@ def test_a_scene_is_found_alike_in_any_batch_with_each_branchs_embeddings(tiny_r
             rtol=1e-3,
             atol=1e-4,
         )
+
+
+@pytest.mark.slow
+def test_the_map_of_embeddings_shows_both_branches(tiny_roi_alignps):
+    scenes, people = batch((2, 3), seed=2)
+    system = tiny_roi_alignps()
+    variables = jax.jit(system.init)(jax.random.key(0), scenes, people)
+    label = int(people.identity[0, 0])
+    assert label >= 0
+    split = SimpleNamespace(labels={17: label})
+    batches = [Batch(scenes, people, np.arange(2))]
+    embedded = embed_people(system, variables, iter(batches), split, [17])
+    boxes = np.argwhere(np.asarray(people.valid & (people.identity == label)))
+    assert embedded.identity.tolist() == [17] * len(boxes)
+    assert embedded.embedding.shape == (len(boxes), 2, 32)
+    whole = np.asarray(system.embed(variables, scenes, people.box))
+    for (scene, slot), branches in zip(boxes, embedded.embedding, strict=True):
+        for branch, row in enumerate(whole[scene, slot].reshape(2, 32)):
+            np.testing.assert_allclose(branches[branch], row / np.linalg.norm(row), rtol=1e-4, atol=1e-5)
+        assert np.abs(branches[0] - branches[1]).max() > 0.01
 
 
 def test_contradicting_options_are_refused(tiny_roi_alignps):

@@ -48,6 +48,38 @@ def test_every_system_is_searched_with_and_exported(build, request):
 
 
 @pytest.mark.slow
+def test_a_gallery_and_a_program_hold_the_detections_that_are_evaluated(tiny_alignps):
+    """AlignPS's threshold looks at the probability, but a detection's score is that times the centerness."""
+    system = tiny_alignps()
+    variables = jax.device_get(system.init(jax.random.key(0), *batch()))
+    picture = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    everybody = Detector(system, variables, CONFIG).detect([picture])[0]
+    above_all = 1.05 * float(
+        everybody.score.max()
+    )  # but no probability is that low: centerness is about a half
+    high = CONFIG | {"eval": {"score_threshold": above_all, "model": {}}}
+    detector = Detector(system, variables, high)
+    assert len(detector.look([picture])[0].score) and not len(detector.detect([picture])[0].score)
+    least = float(np.median(everybody.score))
+    options = {"score_threshold": least, "query": "best_detection", "model": {}}
+    detector = Detector(system, variables, CONFIG | {"eval": options})
+    looked, found = detector.look([picture])[0], detector.detect([picture])[0]
+    np.testing.assert_allclose(looked.score, everybody.score)
+    np.testing.assert_array_equal(found.score, looked.score[looked.score >= np.float32(least)])
+    assert 0 < len(found.score) < len(looked.score)
+    program = export_programs(system, variables, (96, 128), [(96, 128)], least_score=least)[0]
+    run = jax.export.deserialize(bytearray(program["detect_96x128.stablehlo"])).call
+    again = {
+        name: np.asarray(value)[0]
+        for name, value in run(
+            named_leaves(variables), picture[None], np.array([[96, 128]], np.int32)
+        ).items()
+    }
+    np.testing.assert_array_equal(again["valid"], again["score"] >= np.float32(least))
+    np.testing.assert_allclose(again["score"][again["score"] > 0], looked.score, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_system_that_cuts_crops_is_given_the_original_pictures(tiny_rdlr):
     system = tiny_rdlr()
     variables = jax.device_get(system.init(jax.random.key(0), *batch_with_originals()))
