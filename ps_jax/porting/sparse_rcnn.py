@@ -219,12 +219,14 @@ def sparse_rcnn_options(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     stages = 0
     while f"{names.stage.format(stage=stages)}{names.deltas}.weight" in tensors:
         stages += 1
-    patches = tensors.get(PVT_PATCHES)
-    trunk = "resnet50" if patches is None else PVT_WIDTHS.get(len(patches))
-    if trunk is None:
-        raise PortingError(
-            f"The trunk is a PVT v2 whose first stage has {len(patches)} channels; known are {PVT_WIDTHS}."
-        )
+    trunk = "resnet50"
+    if PVT_PATCHES in tensors:
+        channels = len(tensors[PVT_PATCHES])
+        if channels not in PVT_WIDTHS:
+            raise PortingError(
+                f"The trunk is a PVT v2 whose first stage has {channels} channels; known are {PVT_WIDTHS}."
+            )
+        trunk = PVT_WIDTHS[channels]
     return {"trunk": trunk, "num_proposals": count, "width": width, "num_stages": stages}
 
 
