@@ -30,5 +30,5 @@ def get_config(dataset: str = "streets", detector: str = "faster_rcnn"):
     config.phases = ("detector", "reid", "refine")
     config.detector = rdlr_base.detector_phase(dataset, detector)
     config.reid = rdlr_base.reid_phase(dataset)
-    config.refine = rdlr_base.refine_phase(dataset)
+    config.refine = rdlr_base.refine_phase(dataset, detector)
     return config.lock()

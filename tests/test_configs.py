@@ -28,10 +28,11 @@ from configs import (
     spnet_qc_finetune,
     spnet_qc_l,
 )
+from configs.tables import rdlr_figure5, rdlr_figure6
 from ps_jax.errors import ConfigError
 from ps_jax.systems import build_system
 from ps_jax.training.optimizers import warmup_length
-from ps_jax.training.phases import model_arguments
+from ps_jax.training.phases import check_phases, model_arguments
 
 
 def test_query_centric_pretraining_on_coco_persons_is_the_papers():
@@ -327,6 +328,8 @@ def test_rdlr_has_the_papers_refinement_and_its_parents_settings():
     system = build_system(config.system, model_arguments(config, "refine", num_identities=3))
     assert (system.module.margin, system.module.proxies, system.module.mask_empty) == (0.5, 2, True)
     assert (system.module.boxes_per_person, system.module.boxes_per_scene) == (1, 16)
+    assert (config.eval.detection_threshold, config.eval.score_threshold) == (0.05, 0.5)
+    assert system.module.nms_threshold == 0.5
 
 
 @pytest.mark.slow
@@ -356,3 +359,30 @@ def test_rdlrs_retinanet_has_its_parents_settings():
     options = rdlr_retinanet.get_config("cuhk_sysu").model.detector_options
     assert (options.box_weights, options.box_beta, options.box_factor) == ((10, 10, 5, 5), 0.11, 0.25)
     assert options.mean_over_batch and options.p6_of_c5
+
+
+def test_rdlr_with_retinanet_has_its_suppression_and_no_gate_of_another_detector():
+    config = rdlr_retinanet.get_config("prw")
+    system = build_system(config.system, model_arguments(config, "refine", num_identities=3))
+    assert (system.module.detector_name, system.module.nms_threshold) == ("retinanet", 0.4)
+    assert config.refine.gates.to_dict() == pytest.approx({"detection_ap": 0, "reid_top1": 0.742})
+    assert rdlr.get_config("prw").refine.gates.detection_ap == pytest.approx(0.929)
+
+
+def test_crops_of_another_size_than_those_that_are_searched_are_told():
+    config = rdlr.get_config("streets")
+    check_phases(config, 1)
+    config.reid.crop = (256, 128)
+    with pytest.raises(
+        ConfigError, match=r"config\.reid\.crop is \(256, 128\), but .* config\.model\.crop_size, \(128, 64\)"
+    ):
+        check_phases(config, 1)
+
+
+@pytest.mark.parametrize("figure", [rdlr_figure5, rdlr_figure6])
+def test_figures_of_gallery_sizes_refuse_data_without_them(figure):
+    for dataset in ("streets", "cuhk_sysu"):
+        assert figure.get_table(dataset).rows
+    for dataset in ("prw", "coco_json", "prw_small"):
+        with pytest.raises(ConfigError, match=f"{dataset} has no galleries of several sizes"):
+            figure.get_table(dataset)

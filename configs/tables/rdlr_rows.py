@@ -7,6 +7,7 @@ scratch.
 """
 
 from configs import datasets
+from ps_jax.errors import ConfigError
 from ps_jax.sweep import Row
 from ps_jax.sweep.tables import AFTER, DETECTION_AP, DETECTOR, SEARCH_MAP, SEARCH_TOP1
 
@@ -69,8 +70,17 @@ def cross_networks(dataset: str) -> tuple[Row, Row]:
 
 
 def gallery_sizes(dataset: str) -> tuple[int, ...]:
-    """Sizes of CUHK-SYSU's galleries, or of those that lie beside the streets."""
-    return (50, 100, 500, 1000, 2000, 4000) if dataset == "cuhk_sysu" else (50, 100, 150)
+    """Sizes of CUHK-SYSU's galleries, or of those that lie beside the streets.
+
+    Raises:
+      ConfigError: another data set, which has no galleries of several sizes.
+    """
+    sizes = {"cuhk_sysu": (50, 100, 500, 1000, 2000, 4000), "streets": (50, 100, 150)}
+    if dataset not in sizes:
+        raise ConfigError(
+            f"{dataset} has no galleries of several sizes; this figure is for one of {', '.join(sorted(sizes))}"
+        )
+    return sizes[dataset]
 
 
 def _imagenet(dataset: str) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def read_onnx_graph(path: str | Path) -> Graph:
         (graph,) = (value for field, value in _fields(content) if field == 7)
         nodes = [_node(value) for field, value in _fields(graph) if field == 1]
         tensors = dict(_tensor(value) for field, value in _fields(graph) if field == 5)
-    except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         raise PortingError(f"{path} is not a readable .onnx file of tensors: {error!r}") from error
     if not tensors:
         raise PortingError(f"{path} holds no tensors; they may lie in a file of their own, which is not read")

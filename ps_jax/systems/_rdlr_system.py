@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ps_jax.backbones import CAFFE_MEAN, CAFFE_STD
+from ps_jax.backbones import CAFFE_STD
 from ps_jax.errors import ConfigError
 from ps_jax.systems._system import System, Variables, standardised
 from ps_jax.systems._trunk_freezing import trained_in_trunk
 from ps_jax.systems.rdlr import CROP_MEAN, CROP_STD, RDLR
 
 DETECTOR, REID, BACKBONE, PROPOSALS = "detector", "reid", "backbone", "rpn"
+CLASSIFIER = "classifier"  # of the re-identification network
+# RGB, of Caffe's weights as Detectron and maskrcnn-benchmark have it; `CAFFE_MEAN` is MMDetection's.
+DETECTRON_MEAN = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
 
 
 class RDLRSystem(System):
@@ -25,7 +28,7 @@ class RDLRSystem(System):
     def __init__(self, model):
         super().__init__(model)
         if self.trunk_name.endswith("_caffe"):
-            self.pixel_mean, self.pixel_std = CAFFE_MEAN, CAFFE_STD
+            self.pixel_mean, self.pixel_std = DETECTRON_MEAN, CAFFE_STD
 
     @property
     def trunk_name(self) -> str:
@@ -54,6 +57,33 @@ class RDLRSystem(System):
         if self.module.stage == "refine" and self.module.freeze_proposals:
             detector[PROPOSALS] = nothing[DETECTOR][PROPOSALS]
         return {**nothing, DETECTOR: detector}
+
+    @property
+    def trains(self):
+        """See `System.trains`."""
+        return (REID, CLASSIFIER) if self.module.stage == "reid" else (DETECTOR,)
+
+    def check_start(self, trained, people):
+        """See `System.check_start`; only the refinement builds on anything."""
+        if self.module.stage != "refine":
+            return
+        if DETECTOR not in trained:
+            raise ConfigError(
+                "the refinement starts from a detector that was never trained: name the work directory of its "
+                "training, --config.pretrained=WORKDIR, or put that phase before it"
+            )
+        if REID not in trained:
+            raise ConfigError(
+                "the refinement starts from a re-identification network that was never trained: name one, "
+                "--config.reid_weights=, a work directory of its training or weights of OSNet or reid_baseline (a "
+                "trunk alone, such as torchvision's, is none), or put that phase before it"
+            )
+        if self.module.softmax and trained.get(CLASSIFIER) != people:
+            raise ConfigError(
+                "the softmax loss needs a classifier of the people of this training set, and the re-identification "
+                "network that the refinement starts from was not trained with one: train it on them (rdlr_reid.py), "
+                "or set model.softmax=False"
+            )
 
     def group(self, params):
         """See `System.group`; both networks have a trunk."""

@@ -231,6 +231,22 @@ class System:
         return False
 
     @property
+    def trains(self) -> tuple[str, ...]:
+        """Parts that are trained as it is configured, by names for `check_start`; () where no phase asks for them."""
+        return ()
+
+    def check_start(self, trained: Mapping[str, str], people: str) -> None:
+        """Checks that what a phase builds on was trained before it.
+
+        Args:
+          trained: the parts that were, by those names, each with the checksum of the people it was trained on.
+          people: that of the training set.
+
+        Raises:
+          ConfigError: a part was not, or on other people where it must know these.
+        """
+
+    @property
     def trunk_name(self) -> str:
         """Name of the trunk that `trunk` returns; see `ps_jax.backbones.build_trunk`."""
         return self.module.trunk

@@ -22,13 +22,28 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from ps_jax.errors import ConfigError
 from ps_jax.training.checkpoints import Checkpoints, has_checkpoints
 from ps_jax.training.finite import check_finite, check_finite_state
 from ps_jax.training.gates import check_gates
 from ps_jax.training.interruption import Interruption
-from ps_jax.training.metric_writers import MetricWriter, first_result
-from ps_jax.training.phases import Phase, check_phases, compute_dtype, micro_batches, prepare_phase
-from ps_jax.training.pretrained import Pretrained, load_pretrained
+from ps_jax.training.metric_writers import BEFORE, MetricWriter, first_result
+from ps_jax.training.phases import (
+    Phase,
+    check_phases,
+    compute_dtype,
+    micro_batches,
+    model_arguments,
+    prepare_phase,
+)
+from ps_jax.training.pretrained import (
+    Pretrained,
+    ReidStart,
+    load_pretrained,
+    load_reid_start,
+    people_of,
+    trained_before,
+)
 from ps_jax.training.processes import (
     StopAgreement,
     all_devices,
@@ -97,7 +112,7 @@ def train_and_evaluate(
         from ps_jax.systems import build_system
 
         build = build_system
-    source.split("train")  # missing data are told of before anything is written
+    train = source.split("train")  # missing data are told of before anything is written
     if evaluate is None:
         from ps_jax.evaluation import check_evaluation
         from ps_jax.evaluation import evaluate as evaluate_system
@@ -107,36 +122,62 @@ def train_and_evaluate(
             check_evaluation(source, config.eval)
             evaluate = evaluate_system
         else:
+            for name in config.phases:
+                if any(least > 0 for least in (config[name].get("gates") or {}).values()):
+                    raise ConfigError(
+                        f"{name}.gates: {test.dataset} {test.partition} has no queries, so nothing is evaluated and "
+                        "no gate can be checked; give the data queries, or demand nothing: "
+                        f"--config.{name}.gates.<name>=0"
+                    )
             logging.info("%s %s: no queries, so nothing is evaluated", test.dataset, test.partition)
 
     workdir = Path(workdir).absolute()
-    found: list[Pretrained] = []  # in the first process, which alone begins with it
+    people = people_of(train)
+    # Both in the first process, which alone begins with them
+    pretrained: Pretrained | None = None
+    reid: ReidStart | None = None
 
     def open_workdir() -> int:
+        nonlocal pretrained, reid
         # The last phase with a checkpoint goes on, or is found finished; the later ones follow.
         started = [name for name in config.phases if has_checkpoints(workdir / name / "checkpoints")]
-        if config.get("pretrained") and not started:
-            found.append(load_pretrained(config, build, compute_dtype(config.precision)))
+        if not started:
+            systems = [
+                build(config.system, model_arguments(config, name, train.num_identities))
+                for name in config.phases
+            ]
+            if config.get("pretrained"):
+                pretrained = load_pretrained(config, build, compute_dtype(config.precision))
+            if config.get("reid_weights"):
+                reid = load_reid_start(config, systems[0], people)
+            trained = trained_before(pretrained, reid)
+            for system in systems:  # the last phase is told of what it will lack before the first one trains
+                system.check_start(trained, people)
+                trained |= dict.fromkeys(system.trains, people)
         claim_workdir(workdir, config, any(map(has_checkpoints, workdir.glob("*/checkpoints"))))
         return list(config.phases).index(started[-1]) if started else 0
 
     first = on_first(open_workdir)
-    pretrained = found[0] if found else None
     state: TrainState | None = None
     with Interruption() as interruption:
         run = _Run(config, workdir, source, evaluate, devices, interruption)
         for index in range(first, len(config.phases)):
             phase = prepare_phase(config, index, source, build, devices)
-            state, origin = _train(run, phase, pretrained)
-            pretrained = Pretrained(f"phase {phase.name}", phase.system, state.variables, origin)
+            state, origin, trained = _train(run, phase, pretrained, reid, people)
+            pretrained = Pretrained(f"phase {phase.name}", phase.system, state.variables, origin, trained)
+            reid = None  # later phases have the first's
     assert state, "check_phases lets no empty list of phases through"
     return state
 
 
 def _train(
-    run: _Run, phase: Phase, pretrained: Pretrained | None
-) -> tuple[TrainState, dict[str, Any] | None]:
-    """Trains one phase from where it stands to its end; also returns what other run it comes from."""
+    run: _Run, phase: Phase, pretrained: Pretrained | None, reid: ReidStart | None, people: str
+) -> tuple[TrainState, dict[str, Any] | None, dict[str, str]]:
+    """Trains one phase from where it stands to its end.
+
+    Returns:
+      The state, what other run it comes from, and its parts that are trained, see `System.check_start`.
+    """
     from input_pipeline import prefetch_to_devices
 
     config, settings, total = run.config, phase.settings, phase.total_steps
@@ -155,13 +196,17 @@ def _train(
             # in the first phase the re-identification network of RDLR comes from config.reid_weights, if that is set.
             restored = checkpoints.restore(phase.template) if checkpoints else None
             if restored:
-                return restored[0], {"restored": True, "origin": restored[1].get("pretrained")}
-            origin = pretrained.origin if pretrained else None
-            reid = config.get("reid_weights", "") if phase.index == 0 else ""  # later phases have the first's
-            return phase.start(config.weights, pretrained, reid), {"restored": False, "origin": origin}
+                made = restored[1]
+                note = {"origin": made.get("pretrained"), "trained": made.get("trained", {})}
+                return restored[0], {"restored": True, **note}
+            note = {
+                "origin": pretrained.origin if pretrained else None,
+                "trained": trained_before(pretrained, reid) | dict.fromkeys(phase.system.trains, people),
+            }
+            return phase.start(config.weights, pretrained, reid), {"restored": False, **note}
 
         state, note = state_of_first(start, phase.template)
-        restored, origin = note["restored"], note["origin"]
+        restored, origin, trained = note["restored"], note["origin"], note["trained"]
         step = int(state.step)
         saved = step if restored else None
         devices = [device for device in run.devices if device.process_index == jax.process_index()]
@@ -177,6 +222,7 @@ def _train(
             "model": phase.arguments,
             "config": plain_config(config),
             "pretrained": origin,
+            "trained": trained,
         }
         unseen: list[dict[str, jax.Array]] = []  # metrics of the last steps, on the devices
         marked_step, marked_time = step, time.monotonic()
@@ -187,7 +233,10 @@ def _train(
             prefetch_to_devices(host_batches, devices, micro_batches=micro_batches(settings))
         )
         writer = (
-            stack.enter_context(MetricWriter(run.workdir, config.phases, phase.name, step))
+            # A phase that begins anew is evaluated anew: what lies there may be of another start.
+            stack.enter_context(
+                MetricWriter(run.workdir, config.phases, phase.name, step if restored else BEFORE)
+            )
             if is_first()
             else None
         )
@@ -242,7 +291,7 @@ def _train(
                     )
                 marked_time += time.monotonic() - began  # does not count as training
             if finished:
-                return state, origin
+                return state, origin, trained
 
             # One step
             state, metrics = phase.step(state, next(batches), run.interruption.received or 0)

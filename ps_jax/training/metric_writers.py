@@ -16,6 +16,8 @@ from tensorboardX import SummaryWriter
 
 from ps_jax.errors import TrainingError
 
+BEFORE = -1  # the step of a phase that begins anew, before its evaluation at step 0
+
 
 def read_records(path: str | os.PathLike) -> list[dict]:
     """All whole records of a metrics file; a last line cut short by a crash is left out."""
@@ -41,7 +43,7 @@ class MetricWriter:
       workdir: the run's work directory.
       phases: names of all phases in order.
       phase: the phase that is about to train.
-      step: the step it starts from; later records of it and of later phases are dropped.
+      step: the step it starts from; later records of it and of later phases are dropped. `BEFORE` drops all of it.
     """
 
     def __init__(self, workdir: str | os.PathLike, phases: Sequence[str], phase: str, step: int):

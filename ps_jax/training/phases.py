@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 from ps_jax.errors import ConfigError, DataError
 from ps_jax.training._leaves import check_same_leaves, describe
 from ps_jax.training.optimizers import START_FRACTION, learning_rate_schedule, make_optimizer, warmup_length
-from ps_jax.training.pretrained import Pretrained, reid_network_of
+from ps_jax.training.pretrained import Pretrained, ReidStart
 from ps_jax.training.state import TrainState
 from ps_jax.training.step import AXIS_NAME, TrainStep, make_train_step
 
@@ -39,7 +38,7 @@ def micro_batches(settings: ConfigDict) -> int:
 
 
 def check_phases(config: ConfigDict, num_devices: int) -> None:
-    """Checks that every phase has its section and a batch that the devices, those of all processes, can share.
+    """Checks that every phase has its section, and a batch that the devices, those of all processes, can share.
 
     Raises:
       ConfigError: names the phase and what would do.
@@ -49,6 +48,13 @@ def check_phases(config: ConfigDict, num_devices: int) -> None:
     for name in config.phases:
         if name not in config:
             raise ConfigError(f"config.phases names {name!r}, but there is no config.{name}")
+        if config[name].get("augmentation") == "crops":
+            crop, seen = tuple(config[name].crop), tuple(config.model.crop_size)
+            if crop != seen:
+                raise ConfigError(
+                    f"config.{name}.crop is {crop}, but the network is searched and refined with crops of "
+                    f"config.model.crop_size, {seen}; make them equal"
+                )
         size, views = config[name].batch_size, config[name].get("views") or 1
         parts = micro_batches(config[name])
         if parts < 1:
@@ -90,19 +96,18 @@ class Phase:
     _first_state: Callable[[Mapping[str, Any]], TrainState]
     _fresh_variables: Callable[[], dict[str, Any]]
 
-    def start(self, weights: str, pretrained: Pretrained | None, reid: str = "") -> TrainState:
+    def start(self, weights: str, pretrained: Pretrained | None, reid: ReidStart | None = None) -> TrainState:
         """The state at step 0: from what was trained before, else with trunk weights, else from scratch.
 
         Args:
           weights: file or name of trunk weights, see `ps_jax.porting.read_tensors`; "" for none.
           pretrained: the phase before, or what another run trained.
-          reid: work directory or weights of a re-identification network, for a system that has one of its own; ""
-            for none.
+          reid: re-identification network, for a system that has one of its own, in place of the one trained before.
 
         Raises:
           CheckpointError: `pretrained` is of another model.
         """
-        variables = self._fresh_variables()
+        fresh = variables = self._fresh_variables()
         if pretrained:
             wanted = describe(variables)
             trained = jax.device_get(pretrained.variables)
@@ -131,14 +136,9 @@ class Phase:
                 "name a file with them, --config.weights=FILE, or published ones, --config.weights=torchvision/..."
             )
         if reid:
-            from ps_jax.porting import load_reid_network
-
-            template = self.system.reid_network(variables)
-            if Path(reid).is_dir():
-                network = reid_network_of(reid, template)
-            else:
-                network = load_reid_network(reid, self.arguments["reid_trunk"], template)
-            variables = self.system.with_reid_network(variables, network)
+            # What it lacks begins anew: the bottleneck of the network before belongs to another trunk.
+            for network in (self.system.reid_network(fresh), reid.network):
+                variables = self.system.with_reid_network(variables, network)
         return jax.jit(self._first_state)(variables)
 
 

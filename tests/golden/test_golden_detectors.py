@@ -25,13 +25,6 @@ TERMS = {
 }
 
 
-def _load(golden_dir, item):
-    """These files are not in the repository; only a folder given by hand has them."""
-    if not (golden_dir / f"{item}.npz").exists():
-        pytest.skip(f"{item}.npz is not in {golden_dir}: give its folder with --golden_dir")
-    return load_golden(golden_dir, item)
-
-
 def _variables(golden, module):
     template = jax.eval_shape(lambda: module.init(jax.random.key(0), method="initialise"))
     return port_detector(golden.params(), module, template)
@@ -68,7 +61,7 @@ def _check_per_anchor(stored, ours):
 
 @pytest.mark.slow
 def test_faster_rcnn_evaluation(golden_dir):
-    golden = _load(golden_dir, "frcnn_fpn_eval")
+    golden = load_golden(golden_dir, "frcnn_fpn_eval")
     config = golden.meta["config"]
     module = FasterRCNN(
         **TRAINABLE,
@@ -104,7 +97,7 @@ def test_faster_rcnn_evaluation(golden_dir):
 
 @pytest.mark.slow
 def test_retinanet_evaluation(golden_dir):
-    golden = _load(golden_dir, "retinanet_fpn_eval")
+    golden = load_golden(golden_dir, "retinanet_fpn_eval")
     module = RetinaNet(**TRAINABLE, classes=2)
     found, looked, seen = _find(golden, module)
     assert list(looked.levels) == golden.meta["num_anchors_per_level"]
@@ -168,7 +161,7 @@ def _check_step(golden, module, gradients, terms, statistics):
 
 @pytest.mark.slow
 def test_faster_rcnn_training(golden_dir, monkeypatch):
-    golden = _load(golden_dir, "frcnn_fpn_train")
+    golden = load_golden(golden_dir, "frcnn_fpn_train")
     config = golden.meta["config"]
     module = FasterRCNN(
         **TRAINABLE,
@@ -203,7 +196,7 @@ def test_faster_rcnn_training(golden_dir, monkeypatch):
 
 @pytest.mark.slow
 def test_retinanet_training(golden_dir):
-    golden = _load(golden_dir, "retinanet_fpn_train")
+    golden = load_golden(golden_dir, "retinanet_fpn_train")
     module = RetinaNet(**TRAINABLE, classes=2)
     gradients, terms, candidates, looked, changed = _step(golden, module)
     matched = np.asarray(_seen(changed)["matched"])

@@ -51,6 +51,22 @@ def test_a_damaged_file_is_told(tmp_path, damage):
         read_tensors(path)
 
 
+@pytest.mark.parametrize(
+    "graph",
+    [
+        b"\x0a\x02\x08\x01",  # a node whose input, a text, is a number
+        b"\x2a\x02\x40\x01",  # likewise the name of a tensor
+        b"\x0a\x04\x2a\x02\x08\x01",  # and that of an attribute
+        b"\x28\x01",  # a tensor, a message, is a number
+    ],
+)
+def test_a_field_of_another_kind_is_told(tmp_path, graph):
+    path = tmp_path / "network.onnx"
+    path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
+    with pytest.raises(PortingError, match=r"network\.onnx is not a readable"):
+        read_tensors(path)
+
+
 def test_normalisation_that_was_folded_in_comes_back():
     tensors = {
         "conv1.conv.weight": np.ones((4, 3, 7, 7)),

@@ -1,5 +1,7 @@
 """RDLR: which boxes are refined, by which losses, what stays as it is, and crops of the original picture."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from kernels.roi_transform import roi_transform
 from ps_jax.boxes import pairwise_iou
 from ps_jax.errors import ConfigError
 from ps_jax.interface import People
+from ps_jax.systems import RDLRSystem
 from ps_jax.systems._detector import Candidates, Found
 from ps_jax.systems._rdlr_training import choose_boxes, label_detections
 from ps_jax.systems.rdlr import CROP_MEAN, CROP_STD
@@ -270,3 +273,30 @@ def test_the_next_phase_takes_both_networks(tiny_rdlr):
     other["params"]["bottleneck"] = {"scale": jnp.ones(3), "bias": jnp.ones(3)}
     with pytest.raises(ConfigError, match=r"another bottleneck"):
         refine.with_reid_network(carried, other)
+
+
+def test_pixels_are_what_the_detectors_weights_want():
+    system = RDLRSystem({"num_identities": 1, "detector_options": {"trunk": "resnet50_caffe"}})
+    scenes, _ = batch()
+    pixels = np.asarray(scenes.image[0], np.float32) - np.array([122.7717, 115.9465, 102.9801], np.float32)
+    np.testing.assert_allclose(system.normalise(scenes).image[0], pixels, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("trained", "options", "words"),
+    [
+        ({}, {}, r"a detector that was never trained: .* --config\.pretrained=WORKDIR"),
+        ({"detector": "us"}, {}, r"network that was never trained: .* --config\.reid_weights="),
+        ({"detector": "us", "reid": ""}, {}, r"a classifier of the people .* model\.softmax=False"),
+        ({"detector": "us", "reid": "them", "classifier": "them"}, {}, "a classifier of the people"),
+        ({"detector": "us", "reid": "us", "classifier": "us"}, {}, None),
+        ({"detector": "us", "reid": ""}, {"softmax": False}, None),
+        ({"detector": "them", "reid": "them"}, {"softmax": False, "classifier": False}, None),
+        ({}, {"stage": "reid"}, None),
+        ({}, {"stage": "detector"}, None),
+    ],
+)
+def test_the_refinement_starts_from_trained_networks(tiny_rdlr, trained, options, words):
+    system = tiny_rdlr(**options)
+    with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
+        system.check_start(trained, "us")

@@ -1,4 +1,4 @@
-"""What a phase demands before it begins: printed, checked, and checked again where the evaluation is on record."""
+"""What a phase demands before it begins is printed and checked."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 
 from ps_jax.errors import ConfigError, TrainingError
 from ps_jax.training.gates import check_gates
-from ps_jax.training.metric_writers import MetricWriter
+from ps_jax.training.metric_writers import BEFORE, MetricWriter
 
 SCALARS = {
     "search/TestG50/top1": 0.2,
@@ -18,13 +18,13 @@ SCALARS = {
 
 @pytest.fixture
 def writer(tmp_path):
-    with MetricWriter(tmp_path, ("detector", "refine"), "refine", 0) as made:
+    with MetricWriter(tmp_path, ("detector", "refine"), "refine", BEFORE) as made:
         made.write_evaluation(0, SCALARS)
-    return MetricWriter(tmp_path, ("detector", "refine"), "refine", 0)  # as a run that begins again finds it
+        yield made
 
 
 def test_what_is_reached_is_printed(writer, caplog):
-    with caplog.at_level(logging.INFO, logger="absl"), writer:
+    with caplog.at_level(logging.INFO, logger="absl"):
         check_gates("refine", writer, {"detection_ap": 0.8, "reid_top1": 0.85})
     assert "detection_ap 0.800, at least 0.800" in caplog.text
     assert "reid_top1 0.900, at least 0.850" in caplog.text
@@ -34,17 +34,17 @@ def test_what_is_not_reached_ends_the_run(writer):
     words = (
         r"phase refine does not begin: detection_ap is 0\.800, less than 0\.810\. .*--config\.refine\.gates"
     )
-    with writer, pytest.raises(TrainingError, match=words):
+    with pytest.raises(TrainingError, match=words):
         check_gates("refine", writer, {"detection_ap": 0.81, "reid_top1": 0.85})
 
 
 def test_an_unknown_gate_is_told(writer):
-    with writer, pytest.raises(ConfigError, match=r"refine\.gates\.recall: there is no such gate"):
+    with pytest.raises(ConfigError, match=r"refine\.gates\.recall: there is no such gate"):
         check_gates("refine", writer, {"recall": 0.1})
 
 
 def test_what_was_not_measured_is_told(tmp_path):
-    with MetricWriter(tmp_path, ("refine",), "refine", 0) as writer:
+    with MetricWriter(tmp_path, ("refine",), "refine", BEFORE) as writer:
         writer.write_evaluation(0, {"detection/AP": 0.8})
         with pytest.raises(
             ConfigError, match=r"has no search_true_boxes/\.\.\./top1; set eval\.true_boxes=True"

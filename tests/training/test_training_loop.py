@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from toy_training import (
     leaves,
     toy_config,
     toy_evaluate,
+    toy_phase,
 )
 
 from ps_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -460,3 +463,65 @@ def test_data_without_queries_are_trained_on_and_not_evaluated(tmp_path, caplog)
     assert "toy test: no queries, so nothing is evaluated" in caplog.text
     assert not (tmp_path / "evaluation").exists() and not (tmp_path / "pretrain" / "best").exists()
     assert len(numbers(tmp_path)) == PRETRAIN_STEPS == len(read_records(tmp_path / "metrics.jsonl"))
+
+
+class _Building(ToySystem):
+    """A toy whose second phase builds on the `head` that the first one trains."""
+
+    @property
+    def trains(self):
+        return () if self.module.extra else ("head",)
+
+    def check_start(self, trained, people):
+        if self.module.extra and trained.get("head") != people:
+            raise ConfigError("nobody has trained the head")
+
+
+def test_what_a_phase_builds_on_must_be_trained_and_on_the_same_people(tmp_path):
+    train(tmp_path / "both", build=_Building)
+    people = load_variables(tmp_path / "both")[1]["trained"]["head"]
+    train(tmp_path / "first", changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.1}), build=_Building)
+    assert load_variables(tmp_path / "first")[1]["trained"] == {"head": people}
+    with pytest.raises(ConfigError, match="nobody has trained the head"):
+        train(tmp_path / "alone", changed(phases=("finetune",)), build=_Building)
+    backwards = changed(phases=("pretrain", "finetune"), **{"pretrain.model": {"extra": True}})
+    with pytest.raises(ConfigError, match="nobody has trained the head"):  # before the first phase trains
+        train(tmp_path / "alone", backwards, build=_Building)
+    assert not (tmp_path / "alone").exists()
+    config = changed(phases=("finetune",), pretrained=str(tmp_path / "first"))
+    train(tmp_path / "second", config, build=_Building)
+    assert load_variables(tmp_path / "second")[1]["trained"] == {"head": people}
+
+    class Others(ToySource):
+        def split(self, partition):
+            split = super().split(partition)
+            return dataclasses.replace(split, scenes=(dataclasses.replace(split.scenes[0], name="b.jpg"),))
+
+    with pytest.raises(ConfigError, match="nobody has trained the head"):
+        train(tmp_path / "others", config, build=_Building, source=Others())
+
+
+def gated(least):
+    phase = toy_phase(model={"extra": True}, epochs=0.3, gates={"detection_ap": least})
+    return toy_config(phases=("finetune",), finetune=phase)
+
+
+def test_a_phase_that_begins_anew_is_judged_by_what_it_starts_from_now(tmp_path):
+    def evaluate_as(ap):
+        return lambda *arguments, provenance: {"detection": {"AP": ap}}
+
+    config = gated(0.5)
+    for ap in (0.4, 0.6, 0.3):
+        shutil.rmtree(tmp_path / "finetune" / "checkpoints", ignore_errors=True)
+        if ap > 0.5:
+            train(tmp_path, config, evaluate=evaluate_as(ap))
+            continue
+        with pytest.raises(TrainingError, match=f"detection_ap is {ap:.3f}"):
+            train(tmp_path, config, evaluate=evaluate_as(ap))
+
+
+def test_gates_that_nothing_can_be_compared_with_are_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"finetune\.gates: toy test has no queries"):
+        train(tmp_path / "run", gated(0.5), evaluate=None)
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", gated(0.0), evaluate=None)

@@ -123,6 +123,10 @@ class ToySystem:
         return after
 
     needs_weights = False
+    trains = ()
+
+    def check_start(self, trained, people):
+        pass
 
     def trunk(self, variables):
         return {"params": variables["params"]["backbone"]}
