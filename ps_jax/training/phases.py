@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from ml_collections import ConfigDict
 
 from ps_jax.errors import ConfigError, DataError
@@ -135,6 +136,14 @@ class Phase:
                 f"phase {self.name} needs the weights of a trained trunk (config.{self.name}.model.lwf); "
                 "name a file with them, --config.weights=FILE, or published ones, --config.weights=torchvision/..."
             )
+        else:
+            masks = jax.tree.leaves(self.system.trunk({"params": self.system.trainable(variables["params"])}))
+            if not all(masks):
+                logging.warning(
+                    "%s: the trunk starts at random, and %d of its %d parameters are frozen, so they stay random; name "
+                    "its weights with --config.weights, or freeze nothing of it",
+                    *(self.name, len(masks) - sum(masks), len(masks)),
+                )
         if reid:
             # What it lacks begins anew: the bottleneck of the network before belongs to another trunk.
             for network in (self.system.reid_network(fresh), reid.network):

@@ -345,6 +345,22 @@ def test_trunk_weights_start_the_first_phase_only(tmp_path, monkeypatch):
     np.testing.assert_array_equal(state.params["backbone"]["kernel"], 0.25)
 
 
+class _Frozen(ToySystem):
+    """A toy whose trunk is not trained."""
+
+    def trainable(self, params):
+        return super().trainable(params) | {"backbone": {"kernel": False}}
+
+
+def test_a_trunk_that_stays_random_is_told_of(tmp_path, caplog):
+    config = changed(**{"phases": ("pretrain",), "pretrain.epochs": 0.0})
+    options = {"evaluate": lambda *_, provenance: {}}
+    train(tmp_path / "trained", config, **options)
+    assert "stay random" not in caplog.text
+    train(tmp_path / "frozen", config, build=_Frozen, **options)
+    assert "pretrain: the trunk starts at random, and 1 of its 1 parameters are frozen" in caplog.text
+
+
 def test_the_main_tells_the_user_in_one_message(tmp_path):
     config = tmp_path / "broken.py"
     config.write_text(
