@@ -20,16 +20,31 @@ from ps_jax.systems._rdlr_training import choose_boxes, label_detections
 from ps_jax.systems.rdlr import CROP_MEAN, CROP_STD
 
 DETECTION = {"classification", "proposal_classification", "proposal_regression"}
+# Untrained detectors are unsure, and their detections far off.
+ANYTHING = {"boxes_from": "test_mode", "match_iou": 0.1, "score_threshold": 0.0}
 
 
 def _equal(one, other):
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), one, other)))
 
 
+def _predictors(detector):
+    """What the last layers of a detector have of coordinates, [..., 4], and of classification."""
+    if "head" in detector:
+        kernel = detector["head"]["regression"]["kernel"]
+        return kernel.reshape(*kernel.shape[:-1], -1, 4), detector["head"]["classification"]["kernel"]
+    head = detector["box_predictor"]
+    return head["deltas"]["kernel"][:, 4:], head["classification"]["kernel"]  # behind the background's
+
+
 @pytest.mark.slow
-def test_refinement_replaces_the_box_loss_and_keeps_the_others(tiny_rdlr):
+@pytest.mark.parametrize("boxes", [{}, ANYTHING], ids=["samples", "test_mode"])
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_refinement_replaces_the_box_loss_and_keeps_the_others(tiny_rdlr, detector, boxes):
     scenes, people = batch()
-    system = tiny_rdlr(options={"order": golden_order})
+    order = {"order": golden_order} if detector == "faster_rcnn" else {}
+    kept = DETECTION if detector == "faster_rcnn" else {"classification"}
+    system = tiny_rdlr(detector, order, **boxes)
     variables = system.init(jax.random.key(0), scenes, people)
 
     def reid_loss(params):
@@ -37,20 +52,19 @@ def test_refinement_replaces_the_box_loss_and_keeps_the_others(tiny_rdlr):
         return terms["softmax"] + terms["proxy_triplet"], (terms, changed)
 
     gradient, (terms, changed) = jax.jit(jax.grad(reid_loss, has_aux=True))(variables["params"])
-    assert set(terms) == DETECTION | {"softmax", "proxy_triplet"}
-    box_head = gradient["detector"]["box_predictor"]
-    person = np.asarray(box_head["deltas"]["kernel"][:, 4:])  # behind the background's
-    assert np.all(np.any(person != 0, axis=0))  # x, y, width and height
-    assert not np.any(box_head["classification"]["kernel"])  # boxes are chosen by the score, not moved by it
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["detector"]["rpn"]))
+    assert set(terms) == kept | {"softmax", "proxy_triplet"}
+    deltas, classification = map(np.asarray, _predictors(gradient["detector"]))
+    assert np.all(np.any(deltas.reshape(-1, 4) != 0, axis=0))  # x, y, width and height
+    assert not np.any(classification)  # boxes are chosen by the score, not moved by it
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["detector"].get("rpn", {})))
     assert all(np.isfinite(float(term)) for term in terms.values())
     assert terms["proxy_triplet"] == 0  # nobody has a proxy yet
     known = np.unique(np.asarray(people.identity)[np.asarray(people.valid)])
     assert not np.any(np.asarray(changed["memory"]["proxies_written"])[np.setdiff1d(np.arange(6), known)])
-    detector = tiny_rdlr(stage="detector", options={"order": golden_order})
-    own, _ = jax.jit(detector.losses)({**variables, "memory": {}}, scenes, people, jax.random.key(1))
-    assert set(own) == DETECTION | {"regression"}
-    for name in DETECTION:
+    alone = tiny_rdlr(detector, order, stage="detector")
+    own, _ = jax.jit(alone.losses)({**variables, "memory": {}}, scenes, people, jax.random.key(1))
+    assert set(own) == kept | {"regression"}
+    for name in kept:
         np.testing.assert_allclose(own[name], terms[name], rtol=1e-5)
 
 
@@ -74,19 +88,26 @@ def test_losses_are_chosen(tiny_rdlr, options, present):
     assert set(terms) == present
 
 
-def test_the_reid_network_stays_bit_for_bit_while_the_detector_moves(tiny_rdlr):
+@pytest.mark.parametrize(
+    ("detector", "boxes"),
+    [
+        ("faster_rcnn", {}),
+        pytest.param("faster_rcnn", ANYTHING, marks=pytest.mark.slow),
+        pytest.param("retinanet", {}, marks=pytest.mark.slow),
+        pytest.param("retinanet", ANYTHING, marks=pytest.mark.slow),
+    ],
+)
+def test_the_reid_network_stays_bit_for_bit_while_the_detector_moves(tiny_rdlr, detector, boxes):
     scenes, people = batch()
-    system = tiny_rdlr()
+    system = tiny_rdlr(detector, **boxes)
     start = system.init(jax.random.key(0), scenes, people)
     start = jax.tree.map(jnp.copy, start)
     state = trainer(system)(first_state(system, jax.tree.map(jnp.copy, start)), [(scenes, people)] * 3)
     assert _equal(state.params["reid"], start["params"]["reid"])
     assert _equal(state.batch_stats["reid"], start["batch_stats"]["reid"])
     before, after = start["params"]["detector"], state.params["detector"]
-    assert not _equal(before["box_predictor"], after["box_predictor"])
-    assert np.any(
-        np.asarray(before["box_predictor"]["deltas"]["kernel"] != after["box_predictor"]["deltas"]["kernel"])
-    )
+    for old, new in zip(_predictors(before), _predictors(after), strict=True):
+        assert np.any(np.asarray(old != new))
     trained = system.trainable(start["params"])
     for name in ("stem_conv", "stem"):
         if name in trained["detector"]["backbone"]:
