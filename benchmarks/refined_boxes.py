@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.box_pictures import draw_boxes
 from input_pipeline import open_source
-from ps_jax.errors import PersonSearchError
+from ps_jax.errors import ConfigError, PersonSearchError
 from ps_jax.evaluation.metrics import pairwise_iou
 from ps_jax.evaluation.options import evaluation_config, parse_arguments
 from ps_jax.evaluation.report import write_atomically
@@ -71,6 +71,11 @@ def main(arguments: Sequence[str]) -> None:
     config = evaluation_config(parse_arguments("", ["--workdir", str(options.workdir)])[0], changes)
     before_phase = options.before
     if options.before_workdir is None and before_phase is None:
+        if len(config.phases) < 2:
+            raise ConfigError(
+                f"{options.workdir} has the refinement alone; name the work directory of what was refined, "
+                "--before_workdir"
+            )
         before_phase = config.phases[-2]
     before = _detector(options.before_workdir or options.workdir, before_phase)
     after = _detector(options.workdir, "refine")
@@ -89,10 +94,13 @@ def main(arguments: Sequence[str]) -> None:
                 picture = np.asarray(batch.scenes.image[row, :height, :width])
                 boxes = {"annotated": true[both], "before": old[both], "after": new[both]}
                 scenes.append((float(np.abs(now - was)[both].max()), picture, boxes))
+    if not scenes:
+        print("nobody is found both before and after")
+        return
     mean = np.concatenate(overlaps).mean(axis=0)
     rows = [["before", f"{mean[0]:.4f}"], ["after", f"{mean[1]:.4f}"]]
     print(markdown_table(["boxes of people whom both find", "mean IoU"], rows))
-    if options.out and scenes:
+    if options.out:
         scenes.sort(key=lambda scene: -scene[0])
         drawn = [(picture, boxes) for _, picture, boxes in scenes[: options.count]]
         write_atomically(options.out, draw_boxes(drawn))

@@ -275,10 +275,12 @@ def _torchvision_file(path, widths=(8, 12, 16, 24), classifier=True):
 @pytest.mark.slow
 def test_a_phase_starts_from_a_weights_file_with_its_classifier(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(spnet, "build_trunk", lambda name, **options: tiny_trunk("tiny", **options))
-    system = build_system("spnet", OPTIONS | {"lwf": "bce", "reid_objective": "queue", "queue_size": 16})
+    system = build_system(
+        "spnet",
+        OPTIONS | {"lwf": "bce", "reid_objective": "queue", "queue_size": 16, "trunk": "convnext_tiny"},
+    )
     phase = SimpleNamespace(
         name="pretrain",
-        arguments={"trunk": "convnext_tiny"},
         system=system,
         _first_state=lambda variables: first_state(system, variables),
         _fresh_variables=lambda: system.init(jax.random.key(0), *batch()),

@@ -1,6 +1,9 @@
 """Re-identification networks to start from: what a file has, what of it was trained."""
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -9,7 +12,9 @@ from ps_jax.porting.reid_networks import osnet_rules
 from ps_jax.porting.rules import restore_tensors
 from ps_jax.porting.trunks import resnet_rules
 from ps_jax.systems import RDLRSystem
-from ps_jax.training.pretrained import load_reid_start
+from ps_jax.training.phases import Phase
+from ps_jax.training.pretrained import Pretrained, ReidStart, load_reid_start, trained_before
+from ps_jax.training.state import TrainState
 
 PEOPLE = "0badcafe"
 
@@ -47,3 +52,28 @@ def test_reid_baseline_brings_a_classifier_of_as_many_people(tmp_path, classes):
 def test_a_trunk_alone_is_no_trained_network(tmp_path):
     start = _start(tmp_path, "resnet50", resnet_rules("", "backbone/"))
     assert set(start.network["params"]) == {"backbone"} and not start.trained
+
+
+def test_a_network_that_is_replaced_leaves_nothing_behind():
+    """OSNet's files have no bottleneck: that of the network before belongs to another trunk."""
+
+    def variables(value):
+        network = {part: {"scale": jnp.full(2, value)} for part in ("backbone", "bottleneck")}
+        return {"params": {"detector": {"kernel": jnp.full(3, value)}, "reid": network}, "memory": {}}
+
+    system = RDLRSystem({"num_identities": 1})
+    phase = SimpleNamespace(
+        name="refine",
+        system=system,
+        _fresh_variables=lambda: variables(0.0),
+        _first_state=lambda variables: TrainState(
+            step=0, opt_state={}, rng=jax.random.key(0), batch_stats={}, **variables
+        ),
+    )
+    before = Pretrained("another run", system, variables(1.0), None, dict.fromkeys(system.trains, PEOPLE))
+    file = ReidStart({"params": {"backbone": {"scale": jnp.full(2, 2.0)}}}, {"reid": ""})
+    params = Phase.start(phase, "", before, file).params
+    values = (params["detector"]["kernel"], *(params["reid"][x]["scale"] for x in ("backbone", "bottleneck")))
+    assert [float(value[0]) for value in values] == [1, 2, 0]
+    old = Pretrained("", system, {}, None, {"detector": "a", "reid": "a", "classifier": "a"})
+    assert trained_before(old, file) == {"detector": "a", "reid": ""}
