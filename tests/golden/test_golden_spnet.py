@@ -277,12 +277,13 @@ def _reid_rows(step: Step, identity, unlabelled: int):
 
 # Batch statistics of few boxes make the ResNet-50 file noisy: an image brighter by 2e-7 moves our own gradient
 # norms by up to 1.5 %, the median by 0.06 %, and the re-identification loss by 2e-4.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "reid_tolerance", "gradient_tolerance"),
     [
         ("spnet_s_convnext_tiny_train", LOSS, 1e-3),
-        pytest.param("spnet_s_resnet50_train", 2e-3, 3e-2, marks=slow),
-        pytest.param("spnet_l_resnet50_train", 2e-3, 3e-2, marks=slow),
+        ("spnet_s_resnet50_train", 2e-3, 3e-2),
+        ("spnet_l_resnet50_train", 2e-3, 3e-2),
     ],
 )
 def test_object_centric_training(golden_dir, item, reid_tolerance, gradient_tolerance):

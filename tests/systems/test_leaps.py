@@ -98,6 +98,7 @@ def test_a_batch_without_known_people_or_anybody_has_finite_losses(case):
     assert terms["classification"] > 0 and changed["memory"]["queue_header"] == 0
 
 
+@pytest.mark.slow
 def test_a_scene_is_found_alike_in_any_batch_and_a_box_is_its_nearest_detection(tiny_leaps):
     scenes, people = batch((2, 3, 1))
     system = tiny_leaps()

@@ -88,15 +88,9 @@ def test_losses_are_chosen(tiny_rdlr, options, present):
     assert set(terms) == present
 
 
-@pytest.mark.parametrize(
-    ("detector", "boxes"),
-    [
-        ("faster_rcnn", {}),
-        pytest.param("faster_rcnn", ANYTHING, marks=pytest.mark.slow),
-        pytest.param("retinanet", {}, marks=pytest.mark.slow),
-        pytest.param("retinanet", ANYTHING, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("boxes", [{}, ANYTHING])
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
 def test_the_reid_network_stays_bit_for_bit_while_the_detector_moves(tiny_rdlr, detector, boxes):
     scenes, people = batch()
     system = tiny_rdlr(detector, **boxes)
@@ -194,6 +188,7 @@ def test_crops_are_of_the_original_picture(tiny_rdlr):
         module.apply({}, scenes._replace(raw=None), box, jnp.arange(2), method="crops")
 
 
+@pytest.mark.slow
 def test_a_detection_is_embedded_as_a_given_box_is(tiny_rdlr):
     scenes, people = batch()
     system = tiny_rdlr(score_threshold=0.0)

@@ -64,6 +64,7 @@ def test_a_step_trains_every_part_and_fills_both_memories(tiny_roi_alignps):
     assert again["divergence"] > 0
 
 
+@pytest.mark.slow
 def test_a_batch_without_known_people_or_anybody_has_finite_losses(tiny_roi_alignps):
     """Also with a single known person, of whom the bound says nothing."""
     scenes, people = batch((2, 0))
@@ -198,9 +199,8 @@ def test_a_box_branch_without_proposals_and_a_location_branch_that_only_detects(
     assert not np.any(changed["memory"]["lookup_table"]) and np.any(changed["memory"]["box_table"])
 
 
-@pytest.mark.parametrize(
-    "branch", ["both", *(pytest.param(name, marks=pytest.mark.slow) for name in ("alignps", "roi"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("branch", ["both", "alignps", "roi"])
 def test_a_scene_is_found_alike_in_any_batch_with_each_branchs_embeddings(tiny_roi_alignps, branch):
     scenes, people = batch((2, 3, 1))
     system = tiny_roi_alignps(branch=branch)

@@ -161,6 +161,7 @@ def test_new_trunk_weights_reach_the_momentum_encoder(pretraining):
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_trained_encoder_or_by_option_from_the_momentum_encoder(
     pretraining, tiny
 ):

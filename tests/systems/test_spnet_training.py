@@ -23,7 +23,8 @@ def _all_finite(tree) -> bool:
     return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("mode", ["oc", pytest.param("qc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["oc", "qc"])
 def test_steps_with_everybody_somebody_and_nobody(tiny, mode):
     """One compilation serves them all; empty scenes and an empty batch train, and lower the loss no further."""
     system = tiny(mode=mode)

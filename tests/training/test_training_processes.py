@@ -188,6 +188,7 @@ def test_one_step_of_spnet_does_not_depend_on_devices_and_processes(tmp_path, mo
     assert part(results["one"], "whole", "metrics")["loss_reid"] > 0.1
 
 
+@pytest.mark.slow
 def test_statistics_of_each_device_are_averaged(toy_steps):
     options, *_ = one_step.TOY_CASES["per_device"]
     system, _, batch = one_step.toy(options)
