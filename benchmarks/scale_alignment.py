@@ -1,19 +1,22 @@
-"""What levels of several strides are good for when a person is seen at two sizes: retrieval without training.
+"""What levels of several strides are good for, and what dividing people among them by size spoils.
 
     python -m benchmarks.scale_alignment --weights mobilenet_v2.npz [--out scales.png]
     python -m benchmarks.scale_alignment --workdirs runs/one_level runs/three_levels [--out scales.png]
 
-The people of the generated streets stand in one street at one size, and in another street, in the same pose, at that
-size and at 2.5 times it. Everybody is searched for among everybody by the features of an ImageNet trunk at the cell of
-stride 8 under the middle of the box: those of one level alone, or of C3, C4 and C5 side by side, the coarser ones
-upsampled to stride 8 by their nearest cells. That is what aligned feature aggregation concatenates (AlignPS, section
-III-B), less its convolutions. Each level is centred over its scene, as AlignPS's map is, and normalised to length 1, so
-that none outweighs the others.
+The people of the generated streets stand in two streets in the same pose, in the second at the same or at another size.
+Everybody in the first is searched for among everybody in the second.
 
-What it shows: a level sees a window of so many pixels, so what finds nearly everybody at one size loses most of them
-at another; levels side by side find more than any of them alone. What trained convolutions add to that, or the division
-of people among levels by their size, is seen with trained systems in place of the trunk: each embeds the people at
-their boxes, a person at two sizes on two levels where it has them.
+With `--weights` features are those of an ImageNet trunk at the cell of stride 8 under the middle of the box, not
+trained: of one level alone, or of C3, C4 and C5 side by side, the coarser ones upsampled to stride 8 by their nearest
+cells. That is what aligned feature aggregation concatenates (AlignPS, section III-B), less its convolutions. Each level
+is centred over its scene, as AlignPS's map is, and normalised to length 1, so that none outweighs the others. What it
+shows: a level sees a window of so many pixels, so what finds nearly everybody at one size loses most of them at 2.5
+times it; levels side by side find more there than any of them alone.
+
+With `--workdirs` trained systems embed the people at their boxes. People are 1.3 times as tall in the second street,
+three times: both below the size from which AlignPS with several levels takes the next one (table I; in small scenes 32
+pixels from the middle to the top), one below and one above, and both above. To a system of one level the three are
+alike; one of several must match features of two levels in the middle case.
 """
 
 import argparse
@@ -44,12 +47,14 @@ from ps_jax.training import load_system
 
 SCENE = (256, 384)  # height, width
 PEOPLE_A_SCENE = 6
-SMALL, LARGE = 48, 120  # heights of a person in pixels
+# Heights of a person in pixels, as a query and in the gallery.
+TRUNK_SIZES = ((48, 48), (48, 120))
+SYSTEM_SIZES = ((44, 57), (56, 72), (72, 94))
 STRIDE = 8
 LEVELS = ("c3", "c4", "c5")
 TOGETHER = "c3 + c4 + c5"
-SAME, OTHER = "same size", f"{LARGE / SMALL:g} times as large"
 
+Sizes = Sequence[tuple[int, int]]
 # Pictures u8[scene, height, width, 3] and boxes f64[scene, person, 4] -> rows of length 1, by what they are of.
 Embedder = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -152,23 +157,23 @@ def retrieve(queries: np.ndarray, gallery: np.ndarray) -> Retrieval:
     return Retrieval(float(np.mean(rank == 1)), float(np.mean(1 / rank)))
 
 
-def compare(embedder: Embedder, count: int) -> dict[str, dict[str, Retrieval]]:
-    """Retrieval of `count` people by features and by their size in the gallery; queries are the small ones.
+def compare(embedder: Embedder, count: int, sizes: Sizes) -> dict[str, list[Retrieval]]:
+    """Retrieval of `count` people by each kind of features, one result for each pair of sizes.
 
     Args:
       embedder: of people in pictures.
       count: of people, a multiple of `PEOPLE_A_SCENE`.
+      sizes: heights in pixels as a query and in the gallery.
     """
     figures = make_figures(count)
-    queries = embedder(*draw_scenes(figures, 0, SMALL))
-    galleries = {
-        SAME: embedder(*draw_scenes(figures, 1, SMALL)),
-        OTHER: embedder(*draw_scenes(figures, 1, LARGE)),
-    }
-    return {
-        name: {size: retrieve(queries[name], gallery[name]) for size, gallery in galleries.items()}
-        for name in queries
-    }
+    results: dict[str, list[Retrieval]] = {}
+    for query, other in sizes:
+        queries, gallery = (
+            embedder(*draw_scenes(figures, street, height)) for street, height in ((0, query), (1, other))
+        )
+        for name, rows in queries.items():
+            results.setdefault(name, []).append(retrieve(rows, gallery[name]))
+    return results
 
 
 def trained_systems(workdirs: Sequence[Path]) -> Embedder:
@@ -212,34 +217,35 @@ def imagenet_trunk(weights: str) -> Embedder:
     return embed_people
 
 
-def retrieval_table(results: Mapping[str, Mapping[str, Retrieval]]) -> str:
+def retrieval_table(results: Mapping[str, Sequence[Retrieval]], sizes: Sizes) -> str:
     """The results in percent, in Markdown."""
-    sizes = (SAME, OTHER)
-    head = ["features", *(f"{metric}, {size}" for size in sizes for metric in ("mAP", "top-1"))]
+    head = ["features"]
+    head += [f"{metric}, {query} and {other} pixels" for query, other in sizes for metric in ("mAP", "top-1")]
     rows = [
-        [name] + [f"{100 * value:.1f}" for size in sizes for value in (line[size].mean_ap, line[size].top1)]
+        [name, *(f"{100 * value:.1f}" for found in line for value in (found.mean_ap, found.top1))]
         for name, line in results.items()
     ]
     return markdown_table(head, rows)
 
 
-def retrieval_picture(results: Mapping[str, Mapping[str, Retrieval]]) -> bytes:
-    """One pair of scenes, and top-1 as bars, PNG."""
+def retrieval_picture(results: Mapping[str, Sequence[Retrieval]], sizes: Sizes) -> bytes:
+    """One pair of scenes, with the second of the pairs of sizes, and top-1 as bars, PNG."""
     figure, (scenes, axes) = new_figure(2)
     figures = make_figures(PEOPLE_A_SCENE)
-    pair = [draw_scenes(figures, street, height)[0][0] for street, height in ((0, SMALL), (1, LARGE))]
-    scenes.imshow(np.concatenate(pair))
+    scenes.imshow(np.concatenate([draw_scenes(figures, *street)[0][0] for street in enumerate(sizes[1])]))
     scenes.set_axis_off()
     scenes.set_title("The same people in both scenes", loc="left")
-    place = np.arange(len(results))
-    for size, color, side in ((SAME, "#a9bcd8", -0.2), (OTHER, "#2654a0", 0.2)):
-        values = [100 * line[size].top1 for line in results.values()]
-        bars = axes.bar(place + side, values, width=0.38, color=color, label=f"gallery: {size}")
+    place, width = np.arange(len(results)), 0.8 / len(sizes)
+    colors = ("#a9bcd8", "#2654a0", "#d8a85a")
+    for number, ((query, other), color) in enumerate(zip(sizes, colors, strict=False)):
+        values = [100 * line[number].top1 for line in results.values()]
+        side = (number - (len(sizes) - 1) / 2) * width
+        bars = axes.bar(place + side, values, 0.95 * width, color=color, label=f"{query} and {other} pixels")
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
     axes.set_xticks(place, list(results))
     axes.set(ylabel="top-1 in percent", ylim=(0, 118))
-    axes.legend(frameon=False, ncols=2, loc="upper left")
-    axes.set_title(f"Search for people {SMALL} pixels tall", loc="left")
+    axes.legend(frameon=False, ncols=len(sizes), loc="upper left")
+    axes.set_title("Search for people seen at two heights", loc="left")
     return as_png(figure)
 
 
@@ -257,10 +263,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="picture to write")
     options = parser.parse_args(arguments)
     embedder = imagenet_trunk(options.weights) if options.weights else trained_systems(options.workdirs)
-    results = compare(embedder, PEOPLE_A_SCENE * options.scenes)
-    print(retrieval_table(results))
+    sizes = TRUNK_SIZES if options.weights else SYSTEM_SIZES
+    results = compare(embedder, PEOPLE_A_SCENE * options.scenes, sizes)
+    print(retrieval_table(results, sizes))
     if options.out:
-        write_atomically(options.out, retrieval_picture(results))
+        write_atomically(options.out, retrieval_picture(results, sizes))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 On the streets runs have the lengths of the configurations. `:prw` and `:cuhk_sysu` have the paper's settings; the data
 sets are looked for in data/prw, data/cuhk_sysu and, for the cross-data variant, data/market1501. `--weights` names
 those of the detector's trunk; the re-identification network starts from torchvision's ResNet-50, on the streets from
-scratch.
+what `--reid_weights` names (weights of OSNet x0.25), or from scratch.
 """
 
 from configs import datasets
@@ -48,7 +48,8 @@ def refined(before: Row, name: str, paper: Paper = None, overrides: tuple[str, .
       paper: the paper's numbers.
       overrides: of the configuration.
     """
-    start = ("--config.phases=('refine',)", "--config.weights=", f"--config.pretrained={AFTER}")
+    nothing = ("--config.weights=", "--config.reid_weights=")
+    start = ("--config.phases=('refine',)", *nothing, f"--config.pretrained={AFTER}")
     own = tuple(option for option in before.overrides if not option.startswith("--config.phases"))
     own = tuple(option for option in own if not option.startswith("--config.reid_weights"))
     return Row(name, before.config, (*own, *start, *overrides), _numbers(paper), after=before.name)

@@ -1,7 +1,7 @@
 """Runs a table of configurations one after the other and puts our numbers beside the paper's.
 
-    python -m ps_jax.sweep configs/tables/spnet_table8.py --weights FILE [--out DIR] [--runs DIR] [--seeds N]
-                           [--only ROW ...] [--config.x.y=value ...]
+    python -m ps_jax.sweep configs/tables/spnet_table8.py --weights FILE [--reid_weights FILE] [--out DIR]
+                           [--runs DIR] [--seeds N] [--only ROW ...] [--config.x.y=value ...]
     python -m ps_jax.sweep configs/tables/spnet_table8.py --list
 
 The file alone runs on the generated streets, a few minutes a run; `FILE.py:prw` takes another data set at the
@@ -52,6 +52,11 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         "--weights",
         help="trunk weights that every run starts from, file or name, unless its row says otherwise",
     )
+    option(
+        "--reid_weights",
+        help="what the re-identification network of every run of RDLR starts from, file, name or work directory, "
+        "unless its row says otherwise",
+    )
     option("--list", action="store_true", help="print the runs and what became of them, run nothing")
     options, passed = parser.parse_known_args(arguments)
     for argument in passed:
@@ -63,6 +68,9 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         raise ConfigError(f"--seeds is {options.seeds}; wanted is 1 or more")
     if options.weights and not (is_published(options.weights) or Path(options.weights).is_file()):
         raise ConfigError(f"--weights {options.weights}: there is no such file")
+    reid = options.reid_weights
+    if reid and not (is_published(reid) or Path(reid).exists()):
+        raise ConfigError(f"--reid_weights {reid}: there is no such file or directory")
     table = load_table(options.table)
     path, _, dataset = options.table.partition(":")
     out = Path("runs") / "sweeps" / "_".join(filter(None, (Path(path).stem, dataset)))
@@ -74,6 +82,7 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
         seeds=options.seeds or table.seeds,
         arguments=tuple(passed),
         weights=_weights(options.weights),
+        reid_weights=_weights(reid),
         command=shlex.join(["python", "-m", "ps_jax.sweep", *arguments]),
     )
     datasets = sorted({row.config.partition(":")[2] for row, _ in sweep.runs()})

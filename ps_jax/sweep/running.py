@@ -40,6 +40,7 @@ class Sweep:
       seeds: how many seeds, counted from 0.
       arguments: given to every run; they win over the row's own.
       weights: trunk weights of every run, "" for none; a row's own overrides win over it.
+      reid_weights: what RDLR's re-identification network starts from, in the same way.
       command: how this sweep was called, for the summary.
       program: what trains: called with --config, --workdir and --config.*=value, leaves
         `evaluation/<phase>-<step>/results.json` in the work directory and says by its exit code whether it
@@ -55,6 +56,7 @@ class Sweep:
     seeds: int
     arguments: tuple[str, ...] = ()
     weights: str = ""
+    reid_weights: str = ""
     command: str = ""
     program: tuple[str, ...] = TRAIN
     evaluator: tuple[str, ...] = EVALUATE
@@ -79,8 +81,9 @@ class Sweep:
             trained = str(self.workdir(self.table.row(row.after), seed))
             passed = (argument for argument in self.arguments if argument.startswith(CHANGEABLE))
             return ("--workdir", trained, *own, *passed)
-        weights = (f"--config.weights={self.weights}",) if self.weights else ()
-        return ("--config", row.config, f"--config.seed={seed}", *weights, *own, *self.arguments)
+        starts = {"weights": self.weights, "reid_weights": self.reid_weights}
+        start = (f"--config.{name}={path}" for name, path in starts.items() if path)
+        return ("--config", row.config, f"--config.seed={seed}", *start, *own, *self.arguments)
 
     def runs(self) -> Iterator[tuple[Row, int]]:
         """All runs in order: every row with the first seed, then with the next."""

@@ -11,10 +11,9 @@ import pytest
 from benchmarks import scale_alignment
 from benchmarks.scale_alignment import (
     LEVELS,
-    OTHER,
-    SAME,
-    SMALL,
+    SYSTEM_SIZES,
     TOGETHER,
+    TRUNK_SIZES,
     compare,
     draw_scenes,
     embed,
@@ -25,12 +24,13 @@ from benchmarks.scale_alignment import (
     retrieve,
     trained_systems,
 )
+from configs.tables import alignps_table1
 
 
 def test_the_same_people_stand_in_the_middle_of_their_places_at_both_sizes():
     figures = make_figures(6)
     assert len({look.top + look.accent for look in figures.looks}) == 6
-    for street, height in ((0, SMALL), (1, 120)):
+    for street, height in ((0, 48), (1, 120)):
         pictures, boxes = draw_scenes(figures, street, height)
         assert pictures.shape == (1, 256, 384, 3) and pictures.dtype == np.uint8
         middle = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
@@ -73,10 +73,26 @@ def test_trained_systems_embed_people_at_their_boxes(monkeypatch):
 
     loaded = {"colours": (SimpleNamespace(embed=colours), 1.0, {})}
     monkeypatch.setattr(scale_alignment, "load_system", lambda workdir: loaded[workdir.name])
-    results = compare(trained_systems([Path("runs/colours")]), 12)
+    results = compare(trained_systems([Path("runs/colours")]), 12, TRUNK_SIZES)
     assert set(results) == {"colours"}
-    assert results["colours"][SAME].top1 > 0.6 and results["colours"][OTHER].mean_ap > 0.4
-    assert "| colours |" in retrieval_table(results) and retrieval_picture(results)[1:4] == b"PNG"
+    same, other = results["colours"]
+    assert same.top1 > 0.6 and other.mean_ap > 0.4
+    assert "| colours |" in retrieval_table(results, TRUNK_SIZES)
+    assert retrieval_picture(results, TRUNK_SIZES)[1:4] == b"PNG"
+
+
+def test_only_the_middle_pair_of_sizes_lies_on_two_levels():
+    """All pairs differ by the same factor; the limit of small scenes is 32 pixels from the middle to a side."""
+    limits = (32, 64)
+    row = alignps_table1.get_table().row("P3, P4, P5")
+    assert f"--config.model.size_limits={limits}" in row.overrides
+    figures = make_figures(24)
+    for pair, levels in zip(SYSTEM_SIZES, ([0, 0], [0, 1], [1, 1]), strict=True):
+        assert pair[1] / pair[0] == pytest.approx(1.3, abs=0.02)
+        for street, (height, level) in enumerate(zip(pair, levels, strict=True)):
+            box = draw_scenes(figures, street, height)[1]
+            furthest = np.max((box[..., 2:] - box[..., :2]) / 2, axis=-1)
+            assert np.mean(np.digitize(furthest, limits) == level) > 0.9, (height, furthest)
 
 
 def test_levels_side_by_side_find_people_at_another_size_that_none_alone_finds():
@@ -84,15 +100,15 @@ def test_levels_side_by_side_find_people_at_another_size_that_none_alone_finds()
     weights = os.environ.get("PS_JAX_TRUNK_WEIGHTS")
     if not weights:
         pytest.skip("PS_JAX_TRUNK_WEIGHTS names no file with MobileNetV2's ImageNet weights")
-    results = compare(imagenet_trunk(weights), 96)
-    found = {name: {size: 96 * line[size].top1 for size in (SAME, OTHER)} for name, line in results.items()}
+    results = compare(imagenet_trunk(weights), 96, TRUNK_SIZES)
+    found = {name: [96 * line.top1 for line in lines] for name, lines in results.items()}
     # One person more or less where rounding decides a near tie.
-    assert found["c3"] == {SAME: pytest.approx(93, abs=1), OTHER: pytest.approx(13, abs=1)}
-    assert found["c4"] == {SAME: pytest.approx(78, abs=1), OTHER: pytest.approx(29, abs=1)}
-    assert found["c5"] == {SAME: pytest.approx(28, abs=1), OTHER: pytest.approx(18, abs=1)}
-    assert found[TOGETHER] == {SAME: pytest.approx(92, abs=1), OTHER: pytest.approx(41, abs=1)}
-    mean_ap = {name: 100 * line[OTHER].mean_ap for name, line in results.items()}
+    assert found["c3"] == [pytest.approx(93, abs=1), pytest.approx(13, abs=1)]
+    assert found["c4"] == [pytest.approx(78, abs=1), pytest.approx(29, abs=1)]
+    assert found["c5"] == [pytest.approx(28, abs=1), pytest.approx(18, abs=1)]
+    assert found[TOGETHER] == [pytest.approx(92, abs=1), pytest.approx(41, abs=1)]
+    mean_ap = {name: 100 * lines[1].mean_ap for name, lines in results.items()}
     expected = {"c3": 28.4, "c4": 45.5, "c5": 32.8, TOGETHER: 58.8}
     assert mean_ap == {name: pytest.approx(value, abs=1.0) for name, value in expected.items()}
-    assert "| c3 + c4 + c5 |" in retrieval_table(results)
-    assert retrieval_picture(results)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "| c3 + c4 + c5 |" in retrieval_table(results, TRUNK_SIZES)
+    assert retrieval_picture(results, TRUNK_SIZES)[:8] == b"\x89PNG\r\n\x1a\n"

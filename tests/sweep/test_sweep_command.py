@@ -65,6 +65,19 @@ def test_options_and_defaults(tmp_path):
     assert (sweep.out, sweep.seeds, only_list) == (Path("runs/sweeps/spnet_qc_oc_none"), 3, False)
 
 
+def test_what_networks_of_rdlr_start_from_does_not_replace_them_in_the_refinement(tmp_path):
+    network = tmp_path / "osnet.onnx"
+    network.touch()
+    sweep, _ = parse_sweep(["configs/tables/rdlr_table5.py", "--reid_weights", str(network)])
+    before, after = (sweep.run_arguments(sweep.table.row(name), 0) for name in ("networks", "softmax"))
+    told = [[argument for argument in run if "reid_weights" in argument] for run in (before, after)]
+    assert told == [
+        [f"--config.reid_weights={network}"],
+        [f"--config.reid_weights={network}", "--config.reid_weights="],
+    ]
+    assert "--config.weights=" in after and "--config.phases=('refine',)" in after
+
+
 def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["configs/tables/spnet_table8.py", "--list", "--out", str(out)]) == 0
@@ -92,6 +105,10 @@ def test_list_prints_commands_and_runs_nothing(tmp_path, capsys):
         (
             ["configs/tables/spnet_table8.py", "--weights", "none.npz"],
             "--weights none.npz: there is no such file",
+        ),
+        (
+            ["configs/tables/rdlr_table5.py", "--reid_weights", "none.onnx"],
+            "--reid_weights none.onnx: there is no such file or directory",
         ),
     ],
 )
