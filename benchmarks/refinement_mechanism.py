@@ -98,11 +98,12 @@ class ReidAlone(RDLRSystem):
         )
 
 
-VARIANTS: dict[str, tuple[type[RDLRSystem], dict[str, bool]]] = {
-    "softmax": (ReidAlone, {"proxy_triplet": False}),
-    "proxy triplet": (ReidAlone, {"softmax": False}),
-    "both": (ReidAlone, {}),
-    "both and classification": (RDLRSystem, {}),
+# System, losses that it goes without, learning rate.
+VARIANTS: dict[str, tuple[type[RDLRSystem], dict[str, bool], float]] = {
+    "softmax": (ReidAlone, {"proxy_triplet": False}, 1e-3),
+    "proxy triplet": (ReidAlone, {"softmax": False}, 1e-3),
+    "both": (ReidAlone, {}, 1e-3),
+    "both and classification": (RDLRSystem, {}, 5e-4),
 }
 
 
@@ -298,14 +299,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Quality]:
         "before": judge.quality(variables, boxes["before"]),
     }
     still = {**DETECTOR, "frozen_stages": 4, "freeze_norms": True}
-    for name, (system, losses) in VARIANTS.items():
+    for name, (system, losses, rate) in VARIANTS.items():
         refine = system(
             {**common, **losses, "stage": "refine", "freeze_proposals": True, "detector_options": still},
         )
         memory = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), refine.template["memory"])
         print(f"refinement: {name}", flush=True)
         refined = train(
-            *(refine, {**variables, "memory": memory}, itertools.cycle(kept), options.steps[2], 1e-3, ADAM)
+            *(refine, {**variables, "memory": memory}, itertools.cycle(kept), options.steps[2], rate, ADAM)
         )
         after = {**refined, "memory": {}}
         boxes[name] = judge.boxes(after)

@@ -17,8 +17,8 @@ def test_losses_of_reidentification_train_the_layer_that_moves_boxes_and_no_othe
     layers["rpn"] = {"deltas": {"kernel": False}}  # the proposals are not refined
     monkeypatch.setattr(RDLRSystem, "losses", lambda *_: (terms, {}))
     monkeypatch.setattr(RDLRSystem, "trainable", lambda *_: layers)
-    *alone, (whole, _) = refinement_mechanism.VARIANTS.values()
-    for system, _ in alone:
+    *alone, (whole, *_) = refinement_mechanism.VARIANTS.values()
+    for system, *_ in alone:
         mechanism = system({"num_identities": 1})
         assert set(mechanism.losses({}, None, None, None)[0]) == {"softmax", "proxy_triplet"}
         trained = mechanism.trainable({})
