@@ -15,8 +15,8 @@ times it; levels side by side find more there than any of them alone.
 
 With `--workdirs` trained systems embed the people at their boxes. People are 1.3 times as tall in the second street,
 three times: both below the size from which AlignPS with several levels takes the next one (table I; in small scenes 32
-pixels from the middle to the top), one below and one above, and both above. To a system of one level the three are
-alike; one of several must match features of two levels in the middle case.
+pixels from the middle to the top), one below and one above, and both above. To a system of one level the
+limit is nothing; one of several must match features of two levels in the middle case.
 """
 
 import argparse
@@ -232,12 +232,14 @@ def retrieval_picture(results: Mapping[str, Sequence[Retrieval]], sizes: Sizes) 
     """One pair of scenes, with the second of the pairs of sizes, and top-1 as bars, PNG."""
     figure, (scenes, axes) = new_figure(2)
     figures = make_figures(PEOPLE_A_SCENE)
-    scenes.imshow(np.concatenate([draw_scenes(figures, *street)[0][0] for street in enumerate(sizes[1])]))
+    scenes.imshow(
+        np.concatenate([draw_scenes(figures, street, height)[0][0] for street, height in enumerate(sizes[1])])
+    )
     scenes.set_axis_off()
     scenes.set_title("The same people in both scenes", loc="left")
     place, width = np.arange(len(results)), 0.8 / len(sizes)
     colors = ("#a9bcd8", "#2654a0", "#d8a85a")
-    for number, ((query, other), color) in enumerate(zip(sizes, colors, strict=False)):
+    for number, ((query, other), color) in enumerate(zip(sizes, colors[: len(sizes)], strict=True)):
         values = [100 * line[number].top1 for line in results.values()]
         side = (number - (len(sizes) - 1) / 2) * width
         bars = axes.bar(place + side, values, 0.95 * width, color=color, label=f"{query} and {other} pixels")

@@ -21,7 +21,7 @@ from pathlib import Path
 from ps_jax.errors import ConfigError, PersonSearchError
 from ps_jax.porting.published import is_published
 from ps_jax.sweep.records import Records
-from ps_jax.sweep.running import Sweep, describe, run_sweep
+from ps_jax.sweep.running import Sweep, describe, is_rdlr, run_sweep
 from ps_jax.sweep.tables import load_table
 
 
@@ -72,6 +72,10 @@ def parse_sweep(arguments: list[str]) -> tuple[Sweep, bool]:
     if reid and not (is_published(reid) or Path(reid).exists()):
         raise ConfigError(f"--reid_weights {reid}: there is no such file or directory")
     table = load_table(options.table)
+    if reid and not any(map(is_rdlr, table.rows)):
+        raise ConfigError(
+            f"--reid_weights {reid}: {options.table} has no row of RDLR, which alone takes them"
+        )
     path, _, dataset = options.table.partition(":")
     out = Path("runs") / "sweeps" / "_".join(filter(None, (Path(path).stem, dataset)))
     sweep = Sweep(

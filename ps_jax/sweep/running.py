@@ -27,6 +27,11 @@ TRAIN, EVALUATE = (
 POLL_SECONDS = 0.2
 
 
+def is_rdlr(row: Row) -> bool:
+    """Whether a row is of RDLR, whose configurations alone have `reid_weights`."""
+    return Path(row.config).name.startswith("rdlr")
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """A table to be run into a directory.
@@ -40,7 +45,7 @@ class Sweep:
       seeds: how many seeds, counted from 0.
       arguments: given to every run; they win over the row's own.
       weights: trunk weights of every run, "" for none; a row's own overrides win over it.
-      reid_weights: what RDLR's re-identification network starts from, in the same way.
+      reid_weights: what RDLR's re-identification network starts from, in the same way; other systems have none.
       command: how this sweep was called, for the summary.
       program: what trains: called with --config, --workdir and --config.*=value, leaves
         `evaluation/<phase>-<step>/results.json` in the work directory and says by its exit code whether it
@@ -81,7 +86,7 @@ class Sweep:
             trained = str(self.workdir(self.table.row(row.after), seed))
             passed = (argument for argument in self.arguments if argument.startswith(CHANGEABLE))
             return ("--workdir", trained, *own, *passed)
-        starts = {"weights": self.weights, "reid_weights": self.reid_weights}
+        starts = {"weights": self.weights, "reid_weights": self.reid_weights if is_rdlr(row) else ""}
         start = (f"--config.{name}={path}" for name, path in starts.items() if path)
         return ("--config", row.config, f"--config.seed={seed}", *start, *own, *self.arguments)
 

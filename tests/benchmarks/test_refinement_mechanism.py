@@ -1,10 +1,11 @@
-"""The mechanism of RDLR's refinement: boxes get better by the losses of re-identification, more than by the control."""
+"""The mechanism of RDLR's refinement: each loss of re-identification alone mends boxes."""
 
 import os
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+from flax import traverse_util
 
 from benchmarks import refinement_mechanism
 from ps_jax.systems import RDLRSystem
@@ -13,18 +14,16 @@ from ps_jax.systems import RDLRSystem
 def test_losses_of_reidentification_train_the_layer_that_moves_boxes_and_no_other(monkeypatch):
     names = ("classification", "proposal_classification", "softmax", "proxy_triplet")
     terms = {name: jnp.zeros(()) for name in names}
-    layers = {"box_predictor": {"deltas": {"kernel": True}, "classification": {"kernel": True}}}
-    layers["rpn"] = {"deltas": {"kernel": False}}  # the proposals are not refined
     monkeypatch.setattr(RDLRSystem, "losses", lambda *_: (terms, {}))
-    monkeypatch.setattr(RDLRSystem, "trainable", lambda *_: layers)
-    *alone, (whole, *_) = refinement_mechanism.VARIANTS.values()
-    for system, *_ in alone:
-        mechanism = system({"num_identities": 1})
-        assert set(mechanism.losses({}, None, None, None)[0]) == {"softmax", "proxy_triplet"}
-        trained = mechanism.trainable({})
-        assert trained["box_predictor"] == {"deltas": {"kernel": True}, "classification": {"kernel": False}}
-        assert not trained["rpn"]["deltas"]["kernel"]
-    assert whole is RDLRSystem
+    options = {**refinement_mechanism.MODEL, "num_identities": 2, "freeze_proposals": True}
+    options["detector_options"] = refinement_mechanism.DETECTOR
+    mechanism = refinement_mechanism.ReidAlone(options)
+    assert set(mechanism.losses({}, None, None, None)[0]) == {"softmax", "proxy_triplet"}
+    trained = traverse_util.flatten_dict(mechanism.trainable(mechanism.template["params"]))
+    layer = ("detector", "box_predictor", "deltas")
+    assert {path for path, on in trained.items() if on} == {(*layer, "kernel"), (*layer, "bias")}
+    control = refinement_mechanism.ClassificationAlone(options)
+    assert set(control.losses({}, None, None, None)[0]) == {"classification", "proposal_classification"}
 
 
 @pytest.mark.real_data
@@ -59,4 +58,6 @@ def test_each_loss_of_reidentification_mends_boxes(tmp_path):
         after = found[name]
         assert after.iou > before.iou + 0.05 and after.found >= before.found, (name, after, before)
         assert after.softmax < 0.7 * before.softmax and after.triplet < 0.7 * before.triplet, (name, after)
+    whole = found["whole stage: both and classification"]
+    assert whole.iou > before.iou + 0.05 and whole.softmax < before.softmax and whole.triplet < before.triplet
     assert (tmp_path / "boxes.png").exists()

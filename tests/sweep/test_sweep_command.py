@@ -75,6 +75,13 @@ def test_what_networks_of_rdlr_start_from_does_not_replace_them_in_the_refinemen
         [f"--config.reid_weights={network}"],
         [f"--config.reid_weights={network}", "--config.reid_weights="],
     ]
+    sweep, _ = parse_sweep(["configs/tables/rdlr_figure5.py", "--reid_weights", str(network)])
+    other = next(
+        row for row in sweep.table.rows if not row.config.startswith("configs/rdlr") and not row.evaluation
+    )
+    assert not any("reid_weights" in argument for argument in sweep.run_arguments(other, 0))
+    with pytest.raises(ConfigError, match=r"alignps_table1\.py has no row of RDLR"):
+        parse_sweep(["configs/tables/alignps_table1.py", "--reid_weights", str(network)])
     assert "--config.weights=" in after and "--config.phases=('refine',)" in after
 
 

@@ -25,8 +25,6 @@ from ps_jax.training import load_variables, phases
 from ps_jax.training.checkpoints import Checkpoints
 from ps_jax.training.metric_writers import read_records
 
-STEPS = PRETRAIN_STEPS + FINETUNE_STEPS
-
 
 def test_a_run_leaves_what_it_promises(whole):
     workdir, state = whole

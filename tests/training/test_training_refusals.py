@@ -1,4 +1,4 @@
-"""Runs that cannot begin, and how the user is told."""
+"""What a run refuses to begin with, and how the user is told."""
 
 import json
 import subprocess
