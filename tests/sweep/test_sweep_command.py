@@ -36,6 +36,10 @@ def configuration(place, *changes):
     return values.config
 
 
+# Of a table at the paper's size every model is put together: seconds each.
+PRW = pytest.param("prw", marks=pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -125,7 +129,7 @@ def test_unknown_names_are_the_users_to_mend(arguments, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("dataset", ["streets", PRW])
 @pytest.mark.parametrize("path", [path for path in TABLES if "seqnet" in path])
 def test_every_row_of_seqnet_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
@@ -149,7 +153,7 @@ def test_every_row_of_seqnet_takes_its_options(path, dataset):
             assert build_system(config.system, arguments).template["params"]
 
 
-@pytest.mark.parametrize("dataset", ["streets", "prw"])
+@pytest.mark.parametrize("dataset", ["streets", PRW])
 @pytest.mark.parametrize("path", [path for path in TABLES if "/alignps_" in path])
 def test_every_row_of_alignps_takes_its_options(path, dataset):
     table = load_table(f"{path}:{dataset}")
