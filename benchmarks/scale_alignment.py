@@ -6,17 +6,17 @@
 The people of the generated streets stand in two streets in the same pose, in the second at the same or at another size.
 Everybody in the first is searched for among everybody in the second.
 
-With `--weights` features are those of an ImageNet trunk at the cell of stride 8 under the middle of the box, not
-trained: of one level alone, or of C3, C4 and C5 side by side, the coarser ones upsampled to stride 8 by their nearest
-cells. That is what aligned feature aggregation concatenates (AlignPS, section III-B), less its convolutions. Each level
-is centred over its scene, as AlignPS's map is, and normalised to length 1, so that none outweighs the others. What it
+With `--weights` features are those of an ImageNet trunk as it is, at the cell of stride 8 under the middle of the box:
+of one level alone, or of C3, C4 and C5 side by side, the coarser ones upsampled to stride 8 by their nearest cells.
+That is what aligned feature aggregation concatenates (AlignPS, section III-B), less its convolutions. Each level is
+centred over its scene, as AlignPS's map is, and normalised to length 1, so that none outweighs the others. What it
 shows: a level sees a window of so many pixels, so what finds nearly everybody at one size loses most of them at 2.5
 times it; levels side by side find more there than any of them alone.
 
 With `--workdirs` trained systems embed the people at their boxes. People are 1.3 times as tall in the second street,
 three times: both below the size from which AlignPS with several levels takes the next one (table I; in small scenes 32
-pixels from the middle to the top), one below and one above, and both above. To a system of one level the
-limit is nothing; one of several must match features of two levels in the middle case.
+pixels from the middle to the top), one below and one above, and both above. To a system of one level the limit is
+nothing; one of several must match features of two levels in the middle case.
 """
 
 import argparse
